@@ -1,0 +1,37 @@
+"""The exceptions of `spo`. I/O failures stay `OSError`; wrong arguments and settings are `ValueError`."""
+
+
+class SpoError(Exception):
+    """Anything that `spo` itself reports as gone wrong."""
+
+
+class ConfigError(SpoError, ValueError):
+    """A setting is unknown, ill-typed or impossible; the text names the field and the fix."""
+
+
+class ProblemError(SpoError, ValueError):
+    """A problem file has a hole in it; the text names the file (and line) and the fix."""
+
+
+class StoreError(SpoError):
+    """The trajectory store cannot do what was asked."""
+
+
+class CorruptShardError(StoreError):
+    """A file of the store holds other bytes than were written; the text names the file and the offset."""
+
+
+class JudgeError(SpoError):
+    """The judge itself failed; never says anything about the judged program."""
+
+
+class WeightsError(SpoError):
+    """A policy version could not be published, fetched or verified."""
+
+
+class ConnectionLost(SpoError):  # noqa: N818
+    """The other process closed the connection, or sent what the protocol does not allow."""
+
+
+class RunFailed(SpoError):  # noqa: N818
+    """A training run ended without finishing; the text says why and what to do."""
