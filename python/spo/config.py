@@ -1,0 +1,392 @@
+"""The settings of a run: frozen, typed structs, read from a preset or TOML file plus `section.field=value` overrides.
+
+Unknown or ill-typed settings are errors that name the field. The resolved settings are written into the run directory
+(`config.toml`), and every process of the run reads them from there. This module only knows what a setting is and
+whether its value is possible; whether a path exists is found out by the one that opens it.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from spo.errors import ConfigError
+
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+PositiveShare = Annotated[float, Meta(gt=0, le=1)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections: frozen, keyword-only, unknown fields refused."""
+
+
+class ModelConfig(Section):
+    """The policy; the frozen reference is the same model before training (Sec. 2.1)."""
+
+    path: str = ""
+    """A local folder or hub id that `transformers` loads, or `tiny`: the small Llama that is made on the spot."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What forward and backward compute in; parameters and optimiser state are float32 always."""
+    gradient_checkpointing: bool = False
+    """Recompute each layer's activations in the backward pass."""
+    logprob_chunk_tokens: Positive = 1024
+    """How many tokens' logits exist at once, in float32."""
+
+
+class ObjectiveConfig(Section):
+    """What is minimised (Sec. 3.1)."""
+
+    name: Literal["terminal_q"] = "terminal_q"
+    """The objective."""
+    loss: Literal["cross_entropy", "squared"] = "cross_entropy"
+    """How a prediction is compared with its target."""
+    beta: PositiveFloat = 1 / math.log(100_000)
+    """The temperature β of the soft objective (Eq. 1)."""
+    clip_epsilon: Annotated[float, Meta(gt=0, lt=1)] = 0.3
+    """Predicted log-probabilities are clipped at minus this; a failure's gradient is at most about its inverse."""
+
+
+class OptimizerConfig(Section):
+    """AdamW with linear warm-up, then a constant rate (Sec. 5)."""
+
+    learning_rate: PositiveFloat = 6e-8
+    """The rate after warm-up."""
+    warmup_steps: Count = 200
+    """Steps over which the rate grows linearly from 0."""
+    beta1: Share = 0.9
+    """Decay of the first moment."""
+    beta2: Share = 0.95
+    """Decay of the second moment."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    max_gradient_norm: Annotated[float, Meta(ge=0)] = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them alone."""
+
+
+class BatchConfig(Section):
+    """What one optimiser step is made of."""
+
+    num_trajectories: Positive = 128
+    """Trajectories a step, over all ranks."""
+    online_fraction: Share = 1.0
+    """Share of them that is drawn from fresh samples; the rest is drawn from `offline` (Sec. 3.2)."""
+    token_budget: Positive = 4096
+    """Tokens in a row; trajectories are packed into rows, and none is split. Longer ones cannot be trained on."""
+    rows_per_forward: Positive = 1
+    """Rows that go through the model at once; gradients are accumulated over the rest."""
+
+
+class ReplayConfig(Section):
+    """The replay buffer of online trajectories."""
+
+    capacity: Positive = 65_536
+    """Online trajectories kept; the oldest leave first."""
+    max_uses: Positive = 1
+    """How often an online trajectory may be trained on."""
+    max_staleness: Count = 64
+    """How many optimiser steps the weights that sampled a trajectory may be behind when it is trained on."""
+
+
+class SamplingConfig(Section):
+    """How workers sample online (Sec. 5: temperature drawn per request from [0.1, 0.8], top-p 0.95)."""
+
+    temperature_min: PositiveFloat = 0.1
+    """Lower end of the range that a request's temperature is drawn from."""
+    temperature_max: PositiveFloat = 0.8
+    """Upper end of the range."""
+    top_p: PositiveShare = 0.95
+    """Nucleus that tokens are sampled from."""
+    max_new_tokens: Positive = 2048
+    """A response without an end token by then is cut there, and counts as failed."""
+    samples_per_problem: Positive = 4
+    """Responses sampled whenever a problem's turn comes."""
+
+
+class ProblemsConfig(Section):
+    """Which problems; see `spo.problems.load_problems` for what a spec may be."""
+
+    train: tuple[str, ...] = ()
+    """Specs of the training problems."""
+    evaluation: tuple[str, ...] = ()
+    """Specs of the held-out problems."""
+
+
+class ValuesConfig(Section):
+    """The estimate of Q̂_0 from reference samples, before training (Sec. 3.1.3)."""
+
+    num_samples: Positive = 800
+    """Responses sampled from the reference for each training problem (temperature 1, no truncation)."""
+    directory: str = ""
+    """Where counts and samples are kept for later runs; empty: `values/` beside the run directory."""
+
+
+class WeightsConfig(Section):
+    """How policy versions reach the workers."""
+
+    model_update_interval: Positive = 10
+    """Optimiser steps between two published versions."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """What the weights are streamed as."""
+
+
+class WorkersConfig(Section):
+    """The rollout workers that the orchestrator starts on its own machine."""
+
+    num_workers: Count = 1
+    """How many; 0 where all join from elsewhere by `spo worker`."""
+    engine: Literal["transformers", "fake"] = "transformers"
+    """What samples."""
+    max_batch_size: Positive = 64
+    """Responses that one engine samples at once."""
+    torch_threads: Positive = 1
+    """Torch threads of each worker; more threads than cores, over all processes, are many times slower."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the engine computes in."""
+    device: str = "auto"
+    """`auto` (a CUDA device where there is one), `cpu`, `cuda`, `cuda:1`, …"""
+    max_restarts: Count = 5
+    """How often workers may die in a run before it is given up."""
+
+
+class JudgeConfig(Section):
+    """The judge in each worker."""
+
+    num_workers: Positive = 1
+    """Programs judged at once in each rollout worker."""
+    cpu_time_s: PositiveFloat = 4.0
+    """CPU time a test may take where the problem sets no limit."""
+    memory_bytes: Positive = 512 << 20
+    """Memory a test may take where the problem sets no limit."""
+    output_bytes: Positive = 16 << 20
+    """Output a test may write."""
+    allow_weak_isolation: bool = False
+    """Judge even where the host gives less than landlock, seccomp and rlimits."""
+
+
+class EvaluationConfig(Section):
+    """Held-out evaluation (Sec. 5)."""
+
+    interval: Count = 100
+    """Optimiser steps between two evaluations during training; 0: only before and after."""
+    num_samples: Positive = 20
+    """Responses a problem."""
+    temperature: PositiveFloat = 0.4
+    """Their temperature."""
+    top_p: PositiveShare = 0.95
+    """Their nucleus."""
+    ks: tuple[Positive, ...] = (1, 10)
+    """The k of pass@k."""
+
+
+class TrainerConfig(Section):
+    """The trainer ranks."""
+
+    total_steps: Positive = 100_000
+    """Optimiser steps of the run."""
+    checkpoint_interval: Positive = 100
+    """Optimiser steps between two checkpoints."""
+    keep_checkpoints: Positive = 2
+    """How many checkpoints are kept; the newest whole one is resumed from."""
+    torch_threads: Positive = 1
+    """Torch threads of each rank."""
+    device: str = "auto"
+    """`auto` (CUDA and nccl where there is one), `cpu` (gloo) or `cuda`."""
+
+
+class TinyConfig(Section):
+    """How the `tiny` reference is made, where `model.path` is `tiny`."""
+
+    steps: Positive = 600
+    """Supervised steps."""
+    torch_threads: Positive = 2
+    """Torch threads while it is made (nothing else runs then)."""
+
+
+class NetworkConfig(Section):
+    """Where the orchestrator and the weight publishers listen."""
+
+    host: str = "127.0.0.1"
+    """Address to bind; beyond loopback the run's token guards every connection."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """Port of the orchestrator; 0 takes a free one."""
+    stall_timeout_s: PositiveFloat = 600.0
+    """A run that makes no progress of any kind for this long is ended, with the reason."""
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    run_dir: str = ""
+    """The run's directory; must not exist yet, unless resumed. Empty: `runs/NAME-DATE`."""
+    seed: Count = 0
+    """Everything random in the run derives from it."""
+    model: ModelConfig = ModelConfig()
+    """The policy."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """What is minimised."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How."""
+    batch: BatchConfig = BatchConfig()
+    """What a step is made of."""
+    replay: ReplayConfig = ReplayConfig()
+    """The replay buffer."""
+    sampling: SamplingConfig = SamplingConfig()
+    """Online sampling."""
+    problems: ProblemsConfig = ProblemsConfig()
+    """The problems."""
+    values: ValuesConfig = ValuesConfig()
+    """Q̂_0."""
+    weights: WeightsConfig = WeightsConfig()
+    """Policy versions."""
+    workers: WorkersConfig = WorkersConfig()
+    """Rollout workers."""
+    judge: JudgeConfig = JudgeConfig()
+    """The judge."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Evaluation."""
+    trainer: TrainerConfig = TrainerConfig()
+    """Trainer ranks."""
+    tiny: TinyConfig = TinyConfig()
+    """The built-in reference."""
+    network: NetworkConfig = NetworkConfig()
+    """Addresses."""
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    folder = resources.files("spo.presets")
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def load_config(preset_or_path: str, overrides: Sequence[str] = ()) -> Config:
+    """Reads a preset (by name) or a TOML file, applies `section.field=value` overrides and checks the whole.
+
+    Raises:
+        ConfigError: An unknown preset, a missing file, wrong TOML, an unknown or ill-typed field, values that exclude
+            each other. The text names the field and the fix.
+    """
+    data = _read_toml(preset_or_path)
+    for override in overrides:
+        _apply_override(data, override)
+    return _checked(data, preset_or_path)
+
+
+def read_resolved(run_dir: str | Path) -> Config:
+    """Reads the settings that a run was started with (`RUN_DIR/config.toml`)."""
+    return load_config(str(Path(run_dir) / "config.toml"))
+
+
+def write_resolved(config: Config, run_dir: str | Path) -> None:
+    """Writes the settings to `RUN_DIR/config.toml`, every field spelt out."""
+    (Path(run_dir) / "config.toml").write_text(to_toml(config), encoding="utf-8")
+
+
+def to_toml(config: Config) -> str:
+    """The settings as TOML text that `load_config` reads back to an equal `Config`."""
+    data = msgspec.to_builtins(config)
+    lines = [f"{key} = {_toml_value(value)}" for key, value in data.items() if not isinstance(value, dict)]
+    for name, section in data.items():
+        if isinstance(section, dict):
+            lines += ["", f"[{name}]", *(f"{key} = {_toml_value(value)}" for key, value in section.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _read_toml(preset_or_path: str) -> dict[str, Any]:
+    if preset_or_path in preset_names():
+        text = (resources.files("spo.presets") / f"{preset_or_path}.toml").read_text(encoding="utf-8")
+    else:
+        try:
+            text = Path(preset_or_path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            names = ", ".join(preset_names())
+            raise ConfigError(f"{preset_or_path}: no such preset or TOML file; the presets are {names}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{preset_or_path}: cannot be read: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{preset_or_path}: not valid TOML: {error}") from None
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"override {override!r}: write section.field=value, such as trainer.total_steps=500")
+    for key in keys[:-1]:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"override {override!r}: {key!r} is not a section")
+    data[keys[-1]] = _parse_value(text.strip())
+
+
+def _parse_value(text: str) -> Any:
+    """A TOML value; what is none (a bare word or path) is taken as a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _checked(data: dict[str, Any], origin: str) -> Config:
+    try:
+        config = msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        field = where.rstrip("`")
+        raise ConfigError(f"{origin}: {field + ': ' if field else ''}{what}{_suggestion(what, field)}") from None
+    _check_together(config)
+    return config
+
+
+def _suggestion(what: str, section: str) -> str:
+    if "unknown field" not in what:
+        return ""
+    struct: Any = type(getattr(Config(), section)) if section else Config
+    return f"; the fields are {', '.join(struct.__struct_fields__)}"
+
+
+def _check_together(config: Config) -> None:
+    sampling = config.sampling
+    if sampling.temperature_min > sampling.temperature_max:
+        raise ConfigError(
+            f"sampling.temperature_min ({sampling.temperature_min}) is above "
+            f"sampling.temperature_max ({sampling.temperature_max}); swap them"
+        )
+    if sampling.max_new_tokens >= config.batch.token_budget:
+        raise ConfigError(
+            f"batch.token_budget ({config.batch.token_budget}) must exceed sampling.max_new_tokens "
+            f"({sampling.max_new_tokens}) by the longest prompt; raise the one or lower the other"
+        )
+    if config.replay.max_staleness < config.weights.model_update_interval:
+        raise ConfigError(
+            f"replay.max_staleness ({config.replay.max_staleness}) is below weights.model_update_interval "
+            f"({config.weights.model_update_interval}): every sample would be too old; raise replay.max_staleness"
+        )
+    if max(config.evaluation.ks, default=1) > config.evaluation.num_samples:
+        raise ConfigError(
+            f"evaluation.ks asks for pass@{max(config.evaluation.ks)}, but evaluation.num_samples is "
+            f"{config.evaluation.num_samples}; raise evaluation.num_samples"
+        )
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return msgspec.json.encode(value).decode()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)

@@ -1,0 +1,1 @@
+"""The settings that come with the package: one TOML file a preset."""
