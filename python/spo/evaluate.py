@@ -1,0 +1,191 @@
+"""Evaluation: from judged samples to pass@k with intervals.
+
+The estimator is the unbiased one of Chen et al. 2021 that the paper's Sec. 5 uses. Nothing is sampled or
+judged here: the orchestrator's evaluation rounds hand in what the workers produced.
+"""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from spo.reward import ACCEPTED_REWARD
+
+NUM_RESAMPLES = 2000
+"""Bootstrap resamples; the interval's ends are then stable to about a fiftieth of its width."""
+
+
+class EvaluationSample(msgspec.Struct, frozen=True):
+    """One judged response.
+
+    Attributes:
+        problem_id: The problem it answers.
+        reward: As `spo.reward.reward_of` gives it; samples without a reward are not handed in.
+        program: The program in the response; tells accepted programs apart.
+    """
+
+    problem_id: str
+    reward: float
+    program: str = ""
+
+
+class PassAtK(msgspec.Struct, frozen=True):
+    """pass@k of a set of problems.
+
+    Attributes:
+        k: Number of tries.
+        value: Mean over the problems of the unbiased estimate.
+        low: Lower end of the 95% bootstrap interval over problems.
+        high: Upper end.
+        num_problems: Problems with at least k samples; the others are left out of this mean.
+    """
+
+    k: int
+    value: float
+    low: float
+    high: float
+    num_problems: int
+
+
+class EvaluationResult(msgspec.Struct, frozen=True):
+    """What an evaluation round found.
+
+    Attributes:
+        pass_at: pass@k for each k, ascending.
+        num_problems: Problems with at least one sample.
+        num_samples: All samples.
+        mean_reward: Over all samples, in [-1, 0].
+        distinct_accepted_programs: Accepted programs that differ in more than white space, over all problems.
+    """
+
+    pass_at: tuple[PassAtK, ...]
+    num_problems: int
+    num_samples: int
+    mean_reward: float
+    distinct_accepted_programs: int
+
+    def at(self, k: int) -> PassAtK:
+        """pass@k for one k.
+
+        Raises:
+            KeyError: This k was not evaluated.
+        """
+        for entry in self.pass_at:
+            if entry.k == k:
+                return entry
+        raise KeyError(f"pass@{k} was not evaluated; there are {[entry.k for entry in self.pass_at]}")
+
+    def as_report(self) -> dict[str, float | int | list[float]]:
+        """Flat entries for reports and metrics: `pass_at_1`, `pass_at_1_interval`, …, `mean_reward`."""
+        report: dict[str, float | int | list[float]] = {}
+        for entry in self.pass_at:
+            report[f"pass_at_{entry.k}"] = entry.value
+            report[f"pass_at_{entry.k}_interval"] = [entry.low, entry.high]
+        report["num_problems"] = self.num_problems
+        report["num_samples"] = self.num_samples
+        report["mean_reward"] = self.mean_reward
+        report["distinct_accepted_programs"] = self.distinct_accepted_programs
+        return report
+
+
+def pass_at_k(num_samples: int, successes: int, k: int) -> float:
+    """Unbiased estimate of the probability that one of k samples is accepted (Sec. 5; Chen et al. 2021).
+
+    It is 1 - C(n-c, k) / C(n, k): the share of the k-subsets of the n samples that hold one of the c
+    successes. Computed as a product of ratios, which neither overflows nor cancels.
+
+    Raises:
+        ValueError: Not 0 <= successes <= num_samples and 1 <= k <= num_samples.
+    """
+    if not (0 <= successes <= num_samples and 1 <= k <= num_samples):
+        raise ValueError(
+            f"need 0 <= successes <= num_samples and 1 <= k <= num_samples, "
+            f"got {successes} successes of {num_samples} samples and k = {k}"
+        )
+    if successes == 0:
+        return 0.0
+    if successes > num_samples - k:
+        return 1.0
+    log_all_fail = math.fsum(math.log1p(-k / i) for i in range(num_samples - successes + 1, num_samples + 1))
+    return -math.expm1(log_all_fail)
+
+
+def bootstrap_interval(
+    values: Sequence[float], seed: int = 0, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values`, resampled with replacement.
+
+    Args:
+        values: One per problem.
+        seed: Of the resampling; the same seed gives the same interval.
+        confidence: Share of the resampled means inside the interval.
+        num_resamples: How many means to draw.
+
+    Raises:
+        ValueError: There are no values.
+    """
+    if not len(values):
+        raise ValueError("an interval needs at least one value")
+    data = np.asarray(values, dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    means = np.array([data[generator.integers(0, len(data), len(data))].mean() for _ in range(num_resamples)])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def evaluate(
+    samples: Iterable[EvaluationSample], ks: Sequence[int] = (1, 10), seed: int = 0
+) -> EvaluationResult:
+    """Summarise the samples of an evaluation round.
+
+    Args:
+        samples: All judged samples, in any order.
+        ks: The k of each pass@k.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: No samples, or no problem has as many samples as the largest k.
+    """
+    by_problem: defaultdict[str, list[EvaluationSample]] = defaultdict(list)
+    for sample in samples:
+        by_problem[sample.problem_id].append(sample)
+    if not by_problem:
+        raise ValueError("there are no samples to evaluate")
+    everything = [sample for problem_samples in by_problem.values() for sample in problem_samples]
+    return EvaluationResult(
+        pass_at=tuple(_mean_pass_at_k(by_problem, k, seed) for k in sorted(set(ks))),
+        num_problems=len(by_problem),
+        num_samples=len(everything),
+        mean_reward=math.fsum(sample.reward for sample in everything) / len(everything),
+        distinct_accepted_programs=len({_identity(sample) for sample in everything if _accepted(sample)}),
+    )
+
+
+def _mean_pass_at_k(by_problem: Mapping[str, list[EvaluationSample]], k: int, seed: int) -> PassAtK:
+    values = [
+        pass_at_k(len(samples), sum(map(_accepted, samples)), k)
+        for _, samples in sorted(by_problem.items())
+        if len(samples) >= k
+    ]
+    if not values:
+        most = max(map(len, by_problem.values()))
+        raise ValueError(
+            f"pass@{k} needs {k} samples a problem, there are at most {most}; sample more or lower k"
+        )
+    low, high = bootstrap_interval(values, seed)
+    return PassAtK(k, math.fsum(values) / len(values), low, high, len(values))
+
+
+def _accepted(sample: EvaluationSample) -> bool:
+    return sample.reward == ACCEPTED_REWARD
+
+
+def _identity(sample: EvaluationSample) -> tuple[str, bytes]:
+    """The problem and the program's text without trailing blanks and blank lines."""
+    lines = (line.rstrip() for line in sample.program.splitlines())
+    text = "\n".join(line for line in lines if line)
+    return sample.problem_id, hashlib.blake2b(text.encode(errors="replace"), digest_size=16).digest()

@@ -1,0 +1,110 @@
+"""JSON Lines: one problem a line, in our own schema or in the cut-down CodeContests one.
+
+A line with a `description` is read as CodeContests (`name, source, difficulty, description, tests`); any
+other line must have the fields of `Problem`. Parquet files of the full data sets are read elsewhere.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from spo.errors import ProblemError
+from spo.problems.schema import (
+    DEFAULT_MEMORY_LIMIT_BYTES,
+    DEFAULT_TIME_LIMIT_S,
+    Problem,
+    ProblemTest,
+    Solution,
+    check_problem,
+)
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    """A line in our schema: the fields of `Problem`, of which all but three may be left out."""
+
+    id: str
+    statement: str
+    tests: tuple[ProblemTest, ...]
+    dataset: str = "jsonl"
+    time_limit_s: float = DEFAULT_TIME_LIMIT_S
+    memory_limit_bytes: int = DEFAULT_MEMORY_LIMIT_BYTES
+    checker: str = "tokens"
+    fn_name: str | None = None
+    starter_code: str = ""
+    difficulty: str = ""
+    source: str = ""
+    solutions: tuple[Solution, ...] = ()
+    metadata: dict[str, str] = {}
+
+    def to_problem(self) -> Problem:
+        return Problem(**{field: getattr(self, field) for field in self.__struct_fields__})
+
+
+class _CodeContestsTest(msgspec.Struct):
+    input: str
+    output: str
+
+
+class _CodeContestsLine(msgspec.Struct):
+    """A line of the cut-down CodeContests schema."""
+
+    name: str
+    description: str
+    tests: tuple[_CodeContestsTest, ...]
+    source: str = ""
+    difficulty: str = ""
+
+    def to_problem(self) -> Problem:
+        return Problem(
+            id=f"code_contests/{self.name.strip()}",
+            dataset="code_contests",
+            statement=self.description,
+            tests=tuple(
+                ProblemTest(test.input, test.output, name=f"test-{number}")
+                for number, test in enumerate(self.tests, start=1)
+            ),
+            checker="code_contests",
+            difficulty=self.difficulty,
+            source=self.source,
+        )
+
+
+def load_jsonl(path: Path) -> list[Problem]:
+    """Read the problems of a JSON Lines file; blank lines are skipped.
+
+    Raises:
+        ProblemError: The file is missing, or a line is not JSON or has a hole; names file, line and field.
+    """
+    return [_parse_line(line, where) for where, line in _lines(path)]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    if not path.is_file():
+        raise ProblemError(
+            f"{path}: no such file; give the path of a .jsonl file, as in jsonl:problems.jsonl"
+        )
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"{path}:{number}", line
+
+
+def _parse_line(line: bytes, where: str) -> Problem:
+    try:
+        keys = msgspec.json.decode(line, type=dict[str, msgspec.Raw]).keys()
+        schema: type[_Line | _CodeContestsLine] = _CodeContestsLine if "description" in keys else _Line
+        return check_problem(msgspec.json.decode(line, type=schema).to_problem(), where)
+    except msgspec.ValidationError as error:
+        raise ProblemError(f"{where}: {_describe(error)}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProblemError(
+            f"{where}: not a JSON object in UTF-8 ({error}); write one problem a line"
+        ) from None
+
+
+def _describe(error: msgspec.ValidationError) -> str:
+    """Turn msgspec's text into `field: what is wrong`."""
+    text, _, path = str(error).partition(" - at `$")
+    field = path.rstrip("`").lstrip(".")
+    return f"{field}: {text}" if field else text

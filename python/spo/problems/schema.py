@@ -1,0 +1,137 @@
+"""The problem: a statement, its tests and its limits, in the one schema that every loader produces.
+
+The structs are frozen, compare by content and travel over the wire as MessagePack. Nothing here reads files
+(see the loaders beside this module), renders prompts (`spo.rollout`) or runs programs (`spo.judge`).
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+
+from spo.errors import ProblemError
+
+DEFAULT_TIME_LIMIT_S = 2.0
+DEFAULT_MEMORY_LIMIT_BYTES = 512 << 20
+
+PUBLIC = "public"
+HIDDEN = "hidden"
+
+
+class ProblemTest(msgspec.Struct, frozen=True):
+    """One test of a problem.
+
+    For a stdin/stdout problem `input` is what the program reads and `output` what it must print. For a
+    function-call problem (`Problem.fn_name` set) `input` is the JSON list of arguments and `output` the JSON
+    of the value that the function must return.
+
+    Attributes:
+        input: Standard input, or the arguments as a JSON list.
+        output: Expected standard output, or the expected value as JSON.
+        split: `"public"` (shown in the statement), `"hidden"`, or what the data set calls it.
+        name: Where the test comes from, unique within the problem where the source names tests.
+    """
+
+    input: str
+    output: str
+    split: str = HIDDEN
+    name: str = ""
+
+
+class Solution(msgspec.Struct, frozen=True):
+    """A program that somebody wrote for the problem, known to be right or wrong.
+
+    Attributes:
+        language: `"python"`, `"cpp"`, …
+        code: The whole source text.
+        correct: Whether it solves the problem.
+        note: Why it is wrong, or what it does, in a few words.
+    """
+
+    language: str
+    code: str
+    correct: bool
+    note: str = ""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A programming problem.
+
+    Attributes:
+        id: Unique over all data sets of a run, `dataset/name`.
+        dataset: Where it comes from: `"builtin"`, `"kattis"`, `"code_contests"`, …
+        statement: Plain text or Markdown, with input format, output format and examples.
+        tests: At least one, in judging order.
+        time_limit_s: CPU seconds a test may take.
+        memory_limit_bytes: Memory a test may use.
+        checker: How outputs are compared: a checker of the judge by name, options after it separated by
+            spaces (`"kattis float_tolerance 1e-6"`).
+        fn_name: The function to call; None for a stdin/stdout problem.
+        starter_code: Text that the response should start from (function-call problems).
+        difficulty: `"easy"`, `"medium"`, `"hard"`, or the data set's own word.
+        source: Contest or author.
+        solutions: Known solutions, right and wrong.
+        metadata: Anything else worth keeping, as text.
+    """
+
+    id: str
+    dataset: str
+    statement: str
+    tests: tuple[ProblemTest, ...]
+    time_limit_s: float = DEFAULT_TIME_LIMIT_S
+    memory_limit_bytes: int = DEFAULT_MEMORY_LIMIT_BYTES
+    checker: str = "tokens"
+    fn_name: str | None = None
+    starter_code: str = ""
+    difficulty: str = ""
+    source: str = ""
+    solutions: tuple[Solution, ...] = ()
+    metadata: dict[str, str] = {}
+
+    def tests_in(self, split: str) -> tuple[ProblemTest, ...]:
+        """The tests of one split, in order."""
+        return tuple(test for test in self.tests if test.split == split)
+
+
+def check_problem(problem: Problem, where: str) -> Problem:
+    """Return `problem` if it can be trained on.
+
+    Args:
+        problem: What a loader made.
+        where: The file (and line) it came from, for the error text.
+
+    Raises:
+        ProblemError: It has no id, statement or tests, or a limit that is not positive.
+    """
+    holes = [
+        (not problem.id.strip(), "id", "is empty; name the problem"),
+        (not problem.statement.strip(), "statement", "is empty; write what the program should do"),
+        (not problem.tests, "tests", "is empty; give at least one test with its expected output"),
+        (not problem.time_limit_s > 0, "time_limit_s", f"is {problem.time_limit_s}; it must be above 0"),
+        (problem.memory_limit_bytes <= 0, "memory_limit_bytes", "must be above 0"),
+        (not problem.checker.strip(), "checker", 'is empty; name one, such as "tokens"'),
+    ]
+    for is_hole, field, text in holes:
+        if is_hole:
+            raise ProblemError(f"{where}: {field} {text}")
+    return problem
+
+
+def suite_hash(problems: Sequence[Problem]) -> str:
+    """Hash of everything that decides verdicts on `problems`: ids, tests, limits and checkers.
+
+    The order of the problems does not count, that of a problem's tests does. Counts of successes are only
+    comparable between runs where this hash is equal.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for problem in sorted(problems, key=lambda problem: problem.id):
+        judged = (
+            problem.id,
+            [(test.input, test.output) for test in problem.tests],
+            problem.time_limit_s,
+            problem.memory_limit_bytes,
+            problem.checker,
+            problem.fn_name,
+        )
+        digest.update(msgspec.msgpack.encode(judged))
+    return digest.hexdigest()

@@ -1,0 +1,84 @@
+"""Problem specs: the words by which a configuration names problems, and the loaders behind them.
+
+A spec is `SOURCE` or `SOURCE:ARGUMENT`: `builtin`, `builtin:easy`, `kattis:PATH`, `jsonl:PATH`, `tiny:train`.
+What a source reads is in its own module; here specs are only split, dispatched and their results checked.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from spo.errors import ConfigError, ProblemError
+from spo.problems.jsonl import load_jsonl
+from spo.problems.kattis import load_kattis
+from spo.problems.schema import Problem, check_problem
+
+Loader = Callable[[str, int], list[Problem]]
+"""Given what stands behind the colon ("" if nothing) and the seed, returns the problems."""
+
+
+def load_problems(specs: Sequence[str], seed: int = 0) -> list[Problem]:
+    """Load the problems that `specs` name, in their order.
+
+    Args:
+        specs: Each `builtin`, `builtin:easy|medium|hard`, `kattis:PATH` (a package or a folder of packages),
+            `jsonl:PATH`, `tiny:train` or `tiny:evaluation`.
+        seed: Seeds the test generators of sources that generate tests.
+
+    Raises:
+        ConfigError: A spec is malformed or names an unknown source, or there is none.
+        ProblemError: A file has a hole, a spec yields nothing, or two problems share an id; names the file or
+            spec and the fix.
+    """
+    if isinstance(specs, str) or not specs:
+        raise ConfigError(f'problems: expected a list of specs such as ["builtin"], got {specs!r}')
+    loaded_by: dict[str, str] = {}
+    problems: list[Problem] = []
+    for spec in specs:
+        for problem in _load_spec(spec, seed):
+            if problem.id in loaded_by:
+                raise ProblemError(
+                    f"{spec}: problem id {problem.id!r} was already loaded by {loaded_by[problem.id]}; "
+                    "leave one of the two out, or give them different ids"
+                )
+            loaded_by[problem.id] = spec
+            problems.append(check_problem(problem, spec))
+    return problems
+
+
+def _load_spec(spec: str, seed: int) -> list[Problem]:
+    source, _, argument = spec.partition(":")
+    loader = _LOADERS.get(source)
+    if loader is None:
+        raise ConfigError(
+            f"problems: {spec!r} names no known source; write SOURCE or SOURCE:ARGUMENT "
+            f"with one of {', '.join(sorted(_LOADERS))}"
+        )
+    problems = loader(argument, seed)
+    if not problems:
+        raise ProblemError(f"{spec}: no problems found; check the path or the name behind the colon")
+    return problems
+
+
+def _kattis(argument: str, seed: int) -> list[Problem]:
+    return load_kattis(_path(argument, "kattis:PATH"))
+
+
+def _jsonl(argument: str, seed: int) -> list[Problem]:
+    return load_jsonl(_path(argument, "jsonl:PATH"))
+
+
+def _path(argument: str, form: str) -> Path:
+    if not argument:
+        raise ConfigError(f"problems: the path is missing; write {form}")
+    return Path(argument).expanduser()
+
+
+def _tiny(argument: str, seed: int) -> list[Problem]:
+    from spo.tiny.problems import load  # Only runs that ask for it pay for the import.
+
+    if argument not in ("train", "evaluation"):
+        raise ConfigError(f'problems: "tiny:{argument}" is no split; write tiny:train or tiny:evaluation')
+    return load(argument, seed)
+
+
+_LOADERS: dict[str, Loader] = {"kattis": _kattis, "jsonl": _jsonl, "tiny": _tiny}
