@@ -26,11 +26,11 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 PositiveShare = Annotated[float, Meta(gt=0, le=1)]
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all sections: frozen, keyword-only, unknown fields refused."""
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all sections: frozen, unknown fields refused."""
 
 
-class ModelConfig(Section):
+class ModelConfig(Section, frozen=True):
     """The policy; the frozen reference is the same model before training (Sec. 2.1)."""
 
     path: str = ""
@@ -43,7 +43,7 @@ class ModelConfig(Section):
     """How many tokens' logits exist at once, in float32."""
 
 
-class ObjectiveConfig(Section):
+class ObjectiveConfig(Section, frozen=True):
     """What is minimised (Sec. 3.1)."""
 
     name: Literal["terminal_q"] = "terminal_q"
@@ -56,7 +56,7 @@ class ObjectiveConfig(Section):
     """Predicted log-probabilities are clipped at minus this; a failure's gradient is at most about its inverse."""
 
 
-class OptimizerConfig(Section):
+class OptimizerConfig(Section, frozen=True):
     """AdamW with linear warm-up, then a constant rate (Sec. 5)."""
 
     learning_rate: PositiveFloat = 6e-8
@@ -75,7 +75,7 @@ class OptimizerConfig(Section):
     """Gradients are scaled down to this norm; 0 leaves them alone."""
 
 
-class BatchConfig(Section):
+class BatchConfig(Section, frozen=True):
     """What one optimiser step is made of."""
 
     num_trajectories: Positive = 128
@@ -88,7 +88,7 @@ class BatchConfig(Section):
     """Rows that go through the model at once; gradients are accumulated over the rest."""
 
 
-class ReplayConfig(Section):
+class ReplayConfig(Section, frozen=True):
     """The replay buffer of online trajectories."""
 
     capacity: Positive = 65_536
@@ -99,7 +99,7 @@ class ReplayConfig(Section):
     """How many optimiser steps the weights that sampled a trajectory may be behind when it is trained on."""
 
 
-class SamplingConfig(Section):
+class SamplingConfig(Section, frozen=True):
     """How workers sample online (Sec. 5: temperature drawn per request from [0.1, 0.8], top-p 0.95)."""
 
     temperature_min: PositiveFloat = 0.1
@@ -114,7 +114,7 @@ class SamplingConfig(Section):
     """Responses sampled whenever a problem's turn comes."""
 
 
-class ProblemsConfig(Section):
+class ProblemsConfig(Section, frozen=True):
     """Which problems; see `spo.problems.load_problems` for what a spec may be."""
 
     train: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class ProblemsConfig(Section):
     """Specs of the held-out problems."""
 
 
-class ValuesConfig(Section):
+class ValuesConfig(Section, frozen=True):
     """The estimate of Q̂_0 from reference samples, before training (Sec. 3.1.3)."""
 
     num_samples: Positive = 800
@@ -132,7 +132,7 @@ class ValuesConfig(Section):
     """Where counts and samples are kept for later runs; empty: `values/` beside the run directory."""
 
 
-class WeightsConfig(Section):
+class WeightsConfig(Section, frozen=True):
     """How policy versions reach the workers."""
 
     model_update_interval: Positive = 10
@@ -141,7 +141,7 @@ class WeightsConfig(Section):
     """What the weights are streamed as."""
 
 
-class WorkersConfig(Section):
+class WorkersConfig(Section, frozen=True):
     """The rollout workers that the orchestrator starts on its own machine."""
 
     num_workers: Count = 1
@@ -160,7 +160,7 @@ class WorkersConfig(Section):
     """How often workers may die in a run before it is given up."""
 
 
-class JudgeConfig(Section):
+class JudgeConfig(Section, frozen=True):
     """The judge in each worker."""
 
     num_workers: Positive = 1
@@ -175,7 +175,7 @@ class JudgeConfig(Section):
     """Judge even where the host gives less than landlock, seccomp and rlimits."""
 
 
-class EvaluationConfig(Section):
+class EvaluationConfig(Section, frozen=True):
     """Held-out evaluation (Sec. 5)."""
 
     interval: Count = 100
@@ -190,7 +190,7 @@ class EvaluationConfig(Section):
     """The k of pass@k."""
 
 
-class TrainerConfig(Section):
+class TrainerConfig(Section, frozen=True):
     """The trainer ranks."""
 
     total_steps: Positive = 100_000
@@ -205,7 +205,7 @@ class TrainerConfig(Section):
     """`auto` (CUDA and nccl where there is one), `cpu` (gloo) or `cuda`."""
 
 
-class TinyConfig(Section):
+class TinyConfig(Section, frozen=True):
     """How the `tiny` reference is made, where `model.path` is `tiny`."""
 
     steps: Positive = 600
@@ -214,7 +214,7 @@ class TinyConfig(Section):
     """Torch threads while it is made (nothing else runs then)."""
 
 
-class NetworkConfig(Section):
+class NetworkConfig(Section, frozen=True):
     """Where the orchestrator and the weight publishers listen."""
 
     host: str = "127.0.0.1"
@@ -225,7 +225,7 @@ class NetworkConfig(Section):
     """A run that makes no progress of any kind for this long is ended, with the reason."""
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """All settings of a run."""
 
     run_dir: str = ""

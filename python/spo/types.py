@@ -1,9 +1,9 @@
 """The carriers between the processes of a run: every control message, and nothing that computes.
 
-A **problem** gives a prompt. A **rollout** is the act of sampling a response from a behaviour policy; the **judge** runs
-the program in it and returns a **verdict**; `spo.reward` alone turns a verdict into the **reward** 0 or −1. The record of
-all that is a **trajectory** (`spo.store.Trajectory`, in its own encoding). A **policy version** is the number of optimiser
-steps that its weights have had: 0 is the reference. Trajectories travel as encoded bytes, batches as packed arrays.
+A **problem** gives a prompt. A **rollout** is the act of sampling a response from a behaviour policy; the **judge**
+runs the program in it and returns a **verdict**; `spo.reward` alone turns a verdict into the **reward** 0 or −1. The
+record of all that is a **trajectory** (`spo.store.Trajectory`, in its own encoding). A **policy version** is the number
+of optimiser steps that its weights have had: 0 is the reference. Trajectories travel encoded, batches as packed arrays.
 
 Shapes: R rows, T tokens in a row, B trajectories in the batch.
 """
@@ -20,14 +20,14 @@ PROTOCOL_VERSION = 1
 """Raised whenever a message changes; processes of different versions refuse each other."""
 
 
-class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, kw_only=True):
+class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Base of all messages; the tag on the wire is the class name."""
 
 
-# --- any process → orchestrator ---------------------------------------------------------------------------------
+# --- any process → orchestrator ---
 
 
-class TrainerHello(Message):
+class TrainerHello(Message, frozen=True):
     """A trainer rank's first message."""
 
     rank: int
@@ -40,13 +40,13 @@ class TrainerHello(Message):
     """Rank 0 on resume: the orchestrator's state that the checkpoint kept (`SavedState.state`)."""
 
 
-class BatchRequest(Message):
+class BatchRequest(Message, frozen=True):
     """A rank wants its rows of the batch of optimiser step `step` (from 1)."""
 
     step: int
 
 
-class StepDone(Message):
+class StepDone(Message, frozen=True):
     """Rank 0 tells that optimiser step `step` is done."""
 
     step: int
@@ -54,38 +54,38 @@ class StepDone(Message):
     """Already averaged over ranks; names as in `docs/metrics.md`."""
 
 
-class VersionPublished(Message):
+class VersionPublished(Message, frozen=True):
     """A rank has published its shard of a policy version."""
 
     version: int
 
 
-class SaveRequest(Message):
+class SaveRequest(Message, frozen=True):
     """Rank 0 is about to write the checkpoint of `step` and wants the orchestrator's state for it."""
 
     step: int
 
 
-class CheckpointSaved(Message):
+class CheckpointSaved(Message, frozen=True):
     """Rank 0 has the checkpoint of `step` complete on disk."""
 
     step: int
 
 
-class TrainingDone(Message):
+class TrainingDone(Message, frozen=True):
     """A rank has done its last step; it keeps its publisher alive until `RunFinished`."""
 
     step: int
 
 
-class WorkerHello(Message):
+class WorkerHello(Message, frozen=True):
     """A rollout worker's first message; `WorkerSetup` answers it."""
 
     name: str
     """Unique in the run, for logs and errors."""
 
 
-class WorkerReady(Message):
+class WorkerReady(Message, frozen=True):
     """The worker's engine and judge are up; work may come."""
 
     tokenizer_fingerprint: str
@@ -98,7 +98,7 @@ class WorkerReady(Message):
     """What its judge's sandbox gives on its host."""
 
 
-class WorkDone(Message):
+class WorkDone(Message, frozen=True):
     """A work item is finished: its trajectories, judged."""
 
     work_id: int
@@ -116,14 +116,14 @@ class WorkDone(Message):
     """CPU time of the judged programs."""
 
 
-class WorkFailed(Message):
+class WorkFailed(Message, frozen=True):
     """A work item could not be done; it will be tried elsewhere."""
 
     work_id: int
     reason: str
 
 
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True):
     """Sent by a worker every few seconds, whatever it does."""
 
     engine_steps: int
@@ -134,16 +134,16 @@ class Heartbeat(Message):
     """Response tokens sampled so far."""
 
 
-# --- orchestrator → trainer -------------------------------------------------------------------------------------
+# --- orchestrator → trainer ---
 
 
-class Pending(Message):
+class Pending(Message, frozen=True):
     """The answer to a request is not there yet; sent every few seconds so that no wait is silent."""
 
     reason: str
 
 
-class Batch(Message):
+class Batch(Message, frozen=True):
     """A rank's rows of one optimiser step's batch. All ranks get equally many rows, so that collectives match."""
 
     step: int
@@ -169,27 +169,27 @@ class Batch(Message):
     """B sources, whole batch."""
 
 
-class SavedState(Message):
+class SavedState(Message, frozen=True):
     """What the orchestrator needs to continue from here; goes into the checkpoint of `step`."""
 
     step: int
     state: bytes
 
 
-class RunFinished(Message):
+class RunFinished(Message, frozen=True):
     """The run is over and its report written; trainers may end."""
 
 
-class Stop(Message):
+class Stop(Message, frozen=True):
     """The run cannot go on; `reason` says why and what to do."""
 
     reason: str
 
 
-# --- orchestrator → worker --------------------------------------------------------------------------------------
+# --- orchestrator → worker ---
 
 
-class WorkerSetup(Message):
+class WorkerSetup(Message, frozen=True):
     """The answer to `WorkerHello`: all that a worker needs to know, wherever it runs."""
 
     config: str
@@ -198,20 +198,18 @@ class WorkerSetup(Message):
     """The ranks' weight publishers in rank order; empty until the trainers are there (see `NewVersion`)."""
 
 
-class ProblemData(Message):
+class ProblemData(Message, frozen=True):
     """A problem, sent to a worker before the first work item that needs it."""
 
     problem: Problem
 
 
-class Work(Message):
+class Work(Message, frozen=True):
     """Sample and judge some responses to one problem."""
 
     work_id: int
     problem_id: str
     policy: Literal["latest", "reference"]
-    min_policy_version: int = 0
-    """Start only with at least this version applied (evaluation of a given version)."""
     source: str
     """What the trajectories' `source` will be: `online`, `reference`, `evaluation`."""
     temperatures: list[float]
@@ -220,9 +218,11 @@ class Work(Message):
     seeds: list[int]
     """One a response: the same seed, weights and prompt give the same response."""
     max_new_tokens: int
+    min_policy_version: int = 0
+    """Start only with at least this version applied (evaluation of a given version)."""
 
 
-class NewVersion(Message):
+class NewVersion(Message, frozen=True):
     """All ranks have published this policy version: fetch and apply it, without stopping."""
 
     version: int
@@ -230,7 +230,7 @@ class NewVersion(Message):
     """The ranks' weight publishers, in rank order."""
 
 
-class Shutdown(Message):
+class Shutdown(Message, frozen=True):
     """The worker should end now."""
 
 

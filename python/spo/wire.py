@@ -1,4 +1,4 @@
-"""How the processes of a run talk: length-prefixed MessagePack frames over TCP, after a mutual proof of the run's token.
+"""How the processes of a run talk: length-prefixed MessagePack frames over TCP after mutual proof of the run's token.
 
 A frame is a little-endian uint32 length and that many bytes. The first frames of a connection are the handshake: each
 side sends the protocol's name and version with a fresh nonce, then an HMAC-SHA256 over both nonces under the run's
@@ -15,7 +15,7 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -90,7 +90,7 @@ def _body_length(header: bytes, limit: int) -> int:
     return int(length)
 
 
-def _handshake(token: bytes, *, listener: bool) -> Iterator[bytes]:
+def _handshake(token: bytes, *, listener: bool) -> Generator[bytes, bytes, None]:
     """The handshake as a generator: yields what to send; is sent what came.
 
     Each side yields its greeting, gets the other's, yields its proof, gets the other's.
@@ -134,13 +134,20 @@ class Connection(Generic[In]):
         self._address = address
         try:
             self._socket = socket.create_connection(parse_address(address), timeout=timeout_s)
+        except OSError as error:
+            raise ConnectionLost(f"cannot reach the orchestrator at {address}: {error}") from error
+        try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._shake_hands(token)
         except OSError as error:
-            raise ConnectionLost(f"cannot reach the orchestrator at {address}: {error}") from error
+            self.close()
+            raise ConnectionLost(f"no handshake with the orchestrator at {address}: {error}") from error
+        except ConnectionLost:
+            self.close()
+            raise
 
     def _shake_hands(self, token: bytes) -> None:
-        steps: Any = _handshake(token, listener=False)
+        steps = _handshake(token, listener=False)
         outgoing = next(steps)
         deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
         try:
@@ -242,7 +249,7 @@ class AsyncConnection(Generic[In]):
         cls, stream: trio.SocketStream, token: bytes, accepts: Any, *, listener: bool
     ) -> AsyncConnection[In]:
         connection = cls(stream, accepts)
-        steps: Any = _handshake(token, listener=listener)
+        steps = _handshake(token, listener=listener)
         outgoing = next(steps)
         try:
             with trio.fail_after(HANDSHAKE_TIMEOUT_S):

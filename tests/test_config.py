@@ -1,0 +1,68 @@
+"""Settings: what is read back, and what is refused with which words."""
+
+from pathlib import Path
+
+import pytest
+
+from spo.config import load_config, preset_names, read_resolved, write_resolved
+from spo.errors import ConfigError
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_is_valid_and_survives_writing_and_reading(preset: str, tmp_path: Path) -> None:
+    config = load_config(preset)
+    write_resolved(config, tmp_path)
+    assert read_resolved(tmp_path) == config
+
+
+def test_overrides_reach_their_fields_with_their_types() -> None:
+    config = load_config(
+        "tiny",
+        [
+            "trainer.total_steps=7",
+            "model.path=/a b/c",
+            'problems.train=["x", "y"]',
+            "objective.beta=0.5",
+            "seed=3",
+        ],
+    )
+    assert config.trainer.total_steps == 7
+    assert config.model.path == "/a b/c"
+    assert config.problems.train == ("x", "y")
+    assert config.objective.beta == 0.5
+    assert config.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trainer.total_stps=3", ["trainer", "total_stps", "total_steps"]),
+        ("nonsense=1", ["nonsense", "the fields are"]),
+        ("trainer.total_steps=many", ["trainer.total_steps", "int"]),
+        ("trainer.total_steps=0", ["trainer.total_steps", ">= 1"]),
+        ("trainer.total_steps", ["section.field=value"]),
+        ("seed.x=1", ["seed"]),
+        ("workers.engine=typewriter", ["workers.engine", "typewriter"]),
+        ("evaluation.ks=[1, 50]", ["pass@50", "evaluation.num_samples"]),
+        ("sampling.temperature_min=2.0", ["sampling.temperature_min", "sampling.temperature_max"]),
+        ("replay.max_staleness=1", ["replay.max_staleness", "weights.model_update_interval"]),
+        ("sampling.max_new_tokens=4096", ["batch.token_budget", "sampling.max_new_tokens"]),
+    ],
+)
+def test_a_bad_setting_is_refused_by_name(override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config("tiny", [override])
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_a_missing_preset_lists_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"tinny.*tiny"):
+        load_config("tinny")
+
+
+def test_broken_toml_names_the_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("seed = 1\nmodel = = 3\n")
+    with pytest.raises(ConfigError, match=r"broken\.toml.*line 2"):
+        load_config(str(path))
