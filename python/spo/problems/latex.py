@@ -60,7 +60,7 @@ def latex_to_text(source: str) -> str:
 
 def _render(source: str) -> str:
     text = _Renderer(_COMMENT.sub("", source)).run()
-    text = text.replace("``", '"').replace("''", '"').replace("~", " ").replace("$", "")
+    text = text.replace("``", '"').replace("''", '"')
     lines = [re.sub(r"[ \t]+", " ", line).strip() for line in text.split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
@@ -92,6 +92,7 @@ class _Renderer:
         return "".join(parts)
 
     def _plain(self, text: str) -> str:
+        text = text.replace("$", "").replace("~", " ")
         return text.replace("&", " | ").replace("\n", " ") if self.table_depth else text
 
     @staticmethod
@@ -126,7 +127,6 @@ class _Renderer:
             self.table_depth += 1 if name == "begin" else -1
             if name == "begin":
                 self._argument()  # The column specification.
-            return "\n"
         return "\n"
 
     def _argument(self) -> str:

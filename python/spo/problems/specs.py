@@ -6,6 +6,7 @@ What a source reads is in its own module; here specs are only split, dispatched 
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from spo.errors import ConfigError, ProblemError
 from spo.problems.jsonl import load_jsonl
@@ -74,11 +75,13 @@ def _path(argument: str, form: str) -> Path:
 
 
 def _tiny(argument: str, seed: int) -> list[Problem]:
-    from spo.tiny.problems import load  # Only runs that ask for it pay for the import.
-
-    if argument not in ("train", "evaluation"):
+    split = _TINY_SPLITS.get(argument)
+    if split is None:
         raise ConfigError(f'problems: "tiny:{argument}" is no split; write tiny:train or tiny:evaluation')
-    return load(argument, seed)
+    from spo.tiny import problems  # Only runs that ask for it pay for the import.
+
+    return problems.load(split, seed)
 
 
+_TINY_SPLITS: dict[str, Literal["train", "evaluation"]] = {"train": "train", "evaluation": "evaluation"}
 _LOADERS: dict[str, Loader] = {"kattis": _kattis, "jsonl": _jsonl, "tiny": _tiny}
