@@ -1,0 +1,40 @@
+# make demo | make test | make lint | make bench. Each makes .venv, builds and installs first, where that is not done yet.
+
+PYTHON ?= python3
+VENV ?= .venv
+SEED ?= 0
+BIN := $(VENV)/bin
+RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+DEMO := runs/demo-$(SEED)
+
+.PHONY: install demo test lint bench clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml .ci/constraints.txt $(RUST)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[train,plot,dev]'
+	touch $@
+
+# An interrupted demo goes on where it was; a finished one is shown again (remove its directory to run it anew).
+demo: install
+	$(BIN)/spo train $(if $(wildcard $(DEMO)/run.json),--resume $(DEMO),tiny seed=$(SEED) run_dir=$(DEMO))
+
+test: install
+	cargo test --locked --quiet
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: install
+	cargo fmt --all --check
+	cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest spo._native
+
+bench:
+	cargo bench --locked
+
+clean:
+	rm -rf $(VENV) target python/spo/_native*.so
