@@ -29,6 +29,10 @@ class WeightsError(SpoError):
     """A policy version could not be published, fetched or verified."""
 
 
+class EngineError(SpoError):
+    """A rollout engine has failed or is closed; what it was asked for will not come."""
+
+
 class ConnectionLost(SpoError):  # noqa: N818
     """The other process closed the connection, or sent what the protocol does not allow."""
 
