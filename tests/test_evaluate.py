@@ -39,9 +39,7 @@ def test_pass_at_k_stays_exact_where_binomials_would_overflow(num_samples: int, 
     successes = data.draw(st.integers(0, min(num_samples, 50)))
     k = data.draw(st.integers(1, num_samples))
     log_fail = sum(
-        math.log(num_samples - k - i) - math.log(num_samples - i)
-        for i in range(successes)
-        if num_samples - k - i > 0
+        math.log(num_samples - k - i) - math.log(num_samples - i) for i in range(successes) if num_samples - k - i > 0
     )
     expected = 1.0 if num_samples - k < successes else 1 - math.exp(log_fail)
     assert pass_at_k(num_samples, successes, k) == pytest.approx(expected, abs=1e-10)
@@ -91,11 +89,7 @@ def test_pass_at_k_is_averaged_over_problems_and_not_over_samples() -> None:
 
 def test_the_interval_holds_the_mean_and_widens_with_disagreement() -> None:
     rewards = random.Random(0)
-    mixed = [
-        s
-        for i in range(30)
-        for s in samples(f"p{i}", *([0.0, -1.0][rewards.random() < 0.5] for _ in range(4)))
-    ]
+    mixed = [s for i in range(30) for s in samples(f"p{i}", *([0.0, -1.0][rewards.random() < 0.5] for _ in range(4)))]
     entry = evaluate(mixed, ks=[1]).at(1)
     assert entry.low < entry.value < entry.high
     unanimous = evaluate([s for i in range(30) for s in samples(f"p{i}", 0.0)], ks=[1]).at(1)

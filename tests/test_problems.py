@@ -137,9 +137,7 @@ def test_blank_lines_are_skipped_and_lines_keep_their_order(tmp_path: Path) -> N
         ({**HINTS, "description": ""}, "p.jsonl:2: statement is empty"),
     ],
 )
-def test_a_hole_in_json_lines_is_named_by_file_line_and_field(
-    tmp_path: Path, line: object, complaint: str
-) -> None:
+def test_a_hole_in_json_lines_is_named_by_file_line_and_field(tmp_path: Path, line: object, complaint: str) -> None:
     path = write_lines(tmp_path / "p.jsonl", {**DOUBLE, "id": "other"}, line)
     with pytest.raises(ProblemError, match=complaint):
         load_problems([f"jsonl:{path}"])

@@ -17,9 +17,7 @@ code_lines = st.lists(
 ).filter(lambda lines: any(line.strip() for line in lines))
 
 
-@given(
-    code_lines, st.sampled_from(["", "python", "Python", "py", "python3"]), st.sampled_from(["```", "~~~~"])
-)
+@given(code_lines, st.sampled_from(["", "python", "Python", "py", "python3"]), st.sampled_from(["```", "~~~~"]))
 def test_code_in_a_fence_comes_back_as_it_was(lines: list[str], tag: str, fence: str) -> None:
     code = "\n".join(lines) + "\n"
     assert extract_code(f"Here it is.\n\n{fence}{tag}\n{code}{fence}\nGood luck!") == code

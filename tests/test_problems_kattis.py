@@ -64,8 +64,7 @@ def test_tests_are_named_and_ordered_with_the_samples_first(tmp_path: Path) -> N
 def test_the_statement_is_plain_text_with_the_samples_below(tmp_path: Path) -> None:
     [problem] = load(make_package(tmp_path))
     assert problem.statement == (
-        "Read n (1 <= n <= 10^18).\n\n## Input\n\nOne integer."
-        "\n\n## Sample Input 1\n1\n\n## Sample Output 1\n2"
+        "Read n (1 <= n <= 10^18).\n\n## Input\n\nOne integer.\n\n## Sample Input 1\n1\n\n## Sample Output 1\n2"
     )
 
 
@@ -128,9 +127,7 @@ def test_the_time_limit_file_is_read(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_validator_flags_become_options_of_the_checker(
-    tmp_path: Path, path: str, line: str, checker: str
-) -> None:
+def test_validator_flags_become_options_of_the_checker(tmp_path: Path, path: str, line: str, checker: str) -> None:
     [problem] = load(make_package(tmp_path, {path: line}))
     assert problem.checker == checker
 

@@ -41,9 +41,7 @@ def test_the_value_is_exact_where_all_or_none_succeed(num_samples: int, beta: fl
 
 
 def test_the_papers_beta_puts_a_lone_success_near_its_log_rate() -> None:
-    assert initial_value(1, 800, PAPER_BETA) == pytest.approx(
-        PAPER_BETA * math.log(1 / 800 + 799 / 800 * 1e-5)
-    )
+    assert initial_value(1, 800, PAPER_BETA) == pytest.approx(PAPER_BETA * math.log(1 / 800 + 799 / 800 * 1e-5))
 
 
 @given(counts.filter(lambda sample: sample[0] < sample[1]), betas)
@@ -169,9 +167,7 @@ def test_the_digest_does_not_depend_on_the_order_of_settings() -> None:
     assert len(KEY.digest) == 32
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"counts": {}}', '{"key": 1, "counts": {}, "version": 1}', "\xff"]
-)
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"counts": {}}', '{"key": 1, "counts": {}, "version": 1}', "\xff"])
 def test_a_damaged_counts_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "counts.json"
     path.write_bytes(content.encode("latin-1"))
