@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spo.config import load_config, preset_names, read_resolved, write_resolved
+from spo.config import load_config, parse_config, preset_names, read_resolved, to_toml, write_resolved
 from spo.errors import ConfigError
 
 
@@ -66,3 +66,10 @@ def test_broken_toml_names_the_file_and_line(tmp_path: Path) -> None:
     path.write_text("seed = 1\nmodel = = 3\n")
     with pytest.raises(ConfigError, match=r"broken\.toml.*line 2"):
         load_config(str(path))
+
+
+def test_settings_survive_as_toml_text() -> None:
+    config = load_config("tiny", ["seed=5"])
+    assert parse_config(to_toml(config), "the orchestrator") == config
+    with pytest.raises(ConfigError, match="the orchestrator: not valid TOML"):
+        parse_config("seed =", "the orchestrator")

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import pytest
 
-from spo.reward import reward_of
+from spo.reward import NO_CODE, TRUNCATED, reward_of
 
 
 class Verdict(StrEnum):
@@ -26,6 +26,8 @@ def test_an_accepted_program_earns_zero() -> None:
         "output_limit",
         "compile_error",
         "security_violation",
+        NO_CODE,
+        TRUNCATED,
     ],
 )
 def test_every_other_verdict_about_the_program_costs_one(verdict: str) -> None:

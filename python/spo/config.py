@@ -283,6 +283,15 @@ def load_config(preset_or_path: str, overrides: Sequence[str] = ()) -> Config:
     return _checked(data, preset_or_path)
 
 
+def parse_config(text: str, origin: str) -> Config:
+    """Reads settings from TOML text; `origin` says in errors where it came from.
+
+    Raises:
+        ConfigError: As for `load_config`.
+    """
+    return _checked(_parse_toml(text, origin), origin)
+
+
 def read_resolved(run_dir: str | Path) -> Config:
     """Reads the settings that a run was started with (`RUN_DIR/config.toml`)."""
     return load_config(str(Path(run_dir) / "config.toml"))
@@ -314,10 +323,14 @@ def _read_toml(preset_or_path: str) -> dict[str, Any]:
             raise ConfigError(f"{preset_or_path}: no such preset or TOML file; the presets are {names}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{preset_or_path}: cannot be read: {error}") from None
+    return _parse_toml(text, preset_or_path)
+
+
+def _parse_toml(text: str, origin: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{preset_or_path}: not valid TOML: {error}") from None
+        raise ConfigError(f"{origin}: not valid TOML: {error}") from None
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:

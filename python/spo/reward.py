@@ -9,6 +9,11 @@ from typing import Final
 ACCEPTED_REWARD: Final = 0.0
 FAILED_REWARD: Final = -1.0
 
+NO_CODE: Final = "no_code"
+"""The verdict on a response without a program; no judge is asked."""
+TRUNCATED: Final = "truncated"
+"""The verdict on a response without an end token; no judge is asked."""
+
 _ACCEPTED = "accepted"
 _JUDGE_ERROR = "judge_error"
 _FAILED = frozenset(
@@ -20,6 +25,8 @@ _FAILED = frozenset(
         "output_limit",
         "compile_error",
         "security_violation",
+        NO_CODE,
+        TRUNCATED,
     }
 )
 
@@ -28,10 +35,10 @@ def reward_of(verdict: str) -> float | None:
     """Return the reward of a verdict: 0.0 if accepted, -1.0 if not, None if the judge failed.
 
     Args:
-        verdict: A `spo.judge.Verdict`, or its value.
+        verdict: A `spo.judge.Verdict` or its value, `NO_CODE` or `TRUNCATED`.
 
     Raises:
-        ValueError: `verdict` is not one of the judge's.
+        ValueError: `verdict` is none of these.
     """
     if verdict == _ACCEPTED:
         return ACCEPTED_REWARD
