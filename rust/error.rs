@@ -36,6 +36,14 @@ pub enum Error {
     /// Weight streaming failed. Becomes `WeightsError`.
     #[error("{0}")]
     Weights(String),
+    /// The policy version asked for is no longer kept by its publisher. Becomes `VersionGone`.
+    #[error("{what}")]
+    VersionGone {
+        /// The version, the publisher's address, and what it has instead.
+        what: String,
+        /// The newest version that the publisher keeps.
+        newest: u64,
+    },
     /// A deadline passed; the text names the wait. Becomes `TimeoutError`.
     #[error("{0}")]
     Timeout(String),

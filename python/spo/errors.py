@@ -29,6 +29,14 @@ class WeightsError(SpoError):
     """A policy version could not be published, fetched or verified."""
 
 
+class VersionGone(WeightsError):  # noqa: N818
+    """The policy version asked for is no longer kept; fetch `newest` instead."""
+
+    def __init__(self, text: str, newest: int) -> None:
+        super().__init__(text)
+        self.newest = newest
+
+
 class EngineError(SpoError):
     """A rollout engine has failed or is closed; what it was asked for will not come."""
 

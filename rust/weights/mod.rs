@@ -1,1 +1,48 @@
-//! (to be written)
+//! Weights on their way from trainer ranks to rollout workers: whole, verified policy versions, or nothing.
+//!
+//! Every trainer rank runs a [`WeightPublisher`] that snapshots the rank's own shards and serves them over
+//! TCP from background threads. A [`WeightSubscriber`] connects to every rank, fetches one version from all
+//! of them at once, checks every chunk (CRC32C on the wire, [`state_hash`] of the memory it landed in) and
+//! that the shards cover each tensor exactly once, and only then hands out a [`Snapshot`].
+//!
+//! | file | noun |
+//! | --- | --- |
+//! | `tensor` | dtype, local shard, and the memory of a full tensor |
+//! | `manifest` | what one rank holds of one version |
+//! | `hash` | the position-sensitive hash of a state |
+//! | `version` | one published version in a rank's memory, cut into chunks |
+//! | `wire` | the bytes of requests and frames, nothing else |
+//! | `handshake` | both ends prove that they know the run's token |
+//! | `link` | a socket whose every wait has a deadline and can be called off |
+//! | `publisher`, `serve` | keeping versions; answering one connection |
+//! | `subscriber`, `fetch`, `snapshot` | a whole version; one rank's part of it; assembling and coverage |
+//!
+//! Left out: collectives, which version to fetch and when (the orchestrator says), and encryption: the token
+//! keeps strangers out, it does not hide or authenticate the stream against someone who owns the network.
+
+mod fetch;
+mod handshake;
+pub mod hash;
+mod link;
+mod manifest;
+mod publisher;
+mod serve;
+mod snapshot;
+mod subscriber;
+mod tensor;
+mod version;
+pub mod wire;
+
+pub use hash::state_hash;
+pub use manifest::{Manifest, ShardInfo};
+pub use publisher::{PublisherConfig, WeightPublisher};
+pub use snapshot::Snapshot;
+pub use subscriber::WeightSubscriber;
+pub use tensor::{DType, Tensor, TensorData, WeightShard};
+
+/// Elements of a chunk: the unit of checksums, of state hashes and of resuming. Chunks start anew at every
+/// shard.
+pub const CHUNK_ELEMENTS: usize = 256 * 1024;
+
+#[cfg(target_endian = "big")]
+compile_error!("weights travel as little-endian memory; this target is big-endian");

@@ -1,0 +1,218 @@
+"""Weights on their way from trainer ranks to rollout workers: whole, verified policy versions, or nothing.
+
+Every trainer rank runs a `WeightPublisher` that copies the rank's own shards and serves them over TCP from
+background threads; a `WeightSubscriber` fetches one version from all ranks at once and returns it as a
+`Snapshot`. Every chunk is checked on arrival (CRC32C) and where it landed in memory (state hash), and the
+shards must cover every element of every tensor exactly once. The work is done in Rust (`rust/weights/`)
+without the GIL; Ctrl-C is answered. No collective and no torch is involved: bfloat16 elements are handled as
+their 16-bit patterns.
+
+Left out: which version to fetch and when (the orchestrator says), and encryption. The token keeps strangers
+out (a mutual HMAC handshake); it does not hide the stream from someone who owns the network.
+
+    with WeightPublisher(token=b"secret") as publisher:
+        weight = np.zeros(6, np.float32)
+        publisher.publish(1, [WeightShard("w", "float32", (2, 3), 0, weight)])
+        snapshot = WeightSubscriber([publisher.address], token=b"secret").fetch(1)
+        snapshot.tensor("w")  # float32 array of shape (2, 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spo import _native
+from spo.errors import VersionGone, WeightsError
+
+__all__ = [
+    "Snapshot",
+    "VersionGone",
+    "WeightPublisher",
+    "WeightShard",
+    "WeightSubscriber",
+    "WeightsError",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightShard:
+    """One rank's contiguous part of a tensor, as FSDP2's `Shard(0)` leaves it; may be empty.
+
+    Attributes:
+        name: The tensor's name, the same on every rank.
+        dtype: "float32" or "bfloat16".
+        shape: Shape of the full tensor.
+        offset: First element of this part, counted in the flattened full tensor.
+        data: The part's elements: contiguous, 1-D, of uint16 (bfloat16 patterns), float32, or uint8 (raw
+            bytes of either).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    data: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.float32]
+
+
+class WeightPublisher:
+    """Serves one rank's shards of the newest policy versions to any number of subscribers.
+
+    A slow, dead or hostile subscriber delays neither `publish` nor the others. Use it as a context manager,
+    or call
+    `close`.
+    """
+
+    def __init__(
+        self,
+        bind: str = "127.0.0.1:0",
+        *,
+        token: bytes = b"",
+        rank: int = 0,
+        world_size: int = 1,
+        keep: int = 2,
+    ) -> None:
+        """Listens and starts serving.
+
+        Args:
+            bind: "host:port" to listen on; port 0 lets the system choose. Beyond loopback a token is needed.
+            token: The run's secret, the same for publishers and subscribers.
+            rank: This trainer's rank.
+            world_size: Number of trainer ranks, each with a publisher of its own.
+            keep: Number of newest versions that can be fetched. Memory is up to `keep` + 4 copies of the
+                rank's shards while slow subscribers still read old versions, `keep` + 1 otherwise.
+
+        Raises:
+            ValueError: The arguments do not fit together, or `bind` is reachable from outside and there is no
+                token.
+            OSError: The address cannot be listened on.
+        """
+        self._native = _native.WeightPublisher(bind, token, rank, world_size, keep)
+
+    @property
+    def address(self) -> str:
+        """The "host:port" that subscribers connect to."""
+        return self._native.address
+
+    @property
+    def versions(self) -> list[int]:
+        """Versions that can be fetched, oldest first."""
+        return self._native.versions
+
+    def publish(self, version: int, shards: Sequence[WeightShard]) -> None:
+        """Copies this rank's shards and serves them as `version`; the oldest version beyond `keep` goes.
+
+        Returns as soon as the copy is made: the caller may then change its arrays. After an error, the
+        versions kept are what they were.
+
+        Args:
+            version: Greater than every version published before.
+            shards: All that this rank holds; together with the other ranks', every element of every tensor
+                exactly once.
+
+        Raises:
+            ValueError: A shard's dtype, shape, offset and data do not fit together, or the version does not
+                grow.
+            WeightsError: There is no memory for the copy, or the publisher is closed.
+        """
+        rows = [(shard.name, shard.dtype, list(shard.shape), shard.offset, shard.data) for shard in shards]
+        self._native.publish(version, rows)
+
+    def close(self) -> None:
+        """Stops listening and ends every connection. Closing twice is harmless."""
+        self._native.close()
+
+    def __enter__(self) -> WeightPublisher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Snapshot(Mapping[str, npt.NDArray[Any]]):
+    """One whole, verified policy version: a mapping from tensor names to arrays of the full shape.
+
+    Arrays are float32, or uint16 bit patterns for bfloat16 (`torch.from_numpy(array).view(torch.bfloat16)`).
+    They own the memory that the version was received into; nothing is copied.
+
+    Attributes:
+        version: The policy version.
+    """
+
+    def __init__(self, version: int, tensors: dict[str, npt.NDArray[Any]]) -> None:
+        self.version = version
+        self._tensors = tensors
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors' names, in the order in which the ranks published them."""
+        return list(self._tensors)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def tensor(self, name: str) -> npt.NDArray[Any]:
+        """The full tensor of this name; KeyError if there is none."""
+        return self._tensors[name]
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self._tensors[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"Snapshot(version={self.version}, tensors={len(self)}, num_bytes={self.num_bytes})"
+
+
+class WeightSubscriber:
+    """Fetches whole policy versions from the publishers of all trainer ranks.
+
+    It keeps no connection between fetches, so publishers may come and go. One subscriber may be used from
+    several threads.
+    """
+
+    def __init__(self, addresses: Sequence[str], *, token: bytes = b"", timeout_s: float = 60.0) -> None:
+        """Sets the subscriber up; nothing is connected yet.
+
+        Args:
+            addresses: "host:port" of each rank's publisher, in any order.
+            token: The run's secret.
+            timeout_s: Longest duration of a fetch, in seconds.
+
+        Raises:
+            ValueError: An address is not of the form "host:port", there is none, or the timeout is not
+                positive.
+        """
+        self._native = _native.WeightSubscriber(list(addresses), token, timeout_s)
+
+    def fetch(self, version: int, timeout_s: float | None = None) -> Snapshot:
+        """Fetches every rank's shards of just this version, verified; blocks until they are here.
+
+        Lost connections are made anew and go on after the last good chunk; a version that is not published
+        yet is waited for; if a publisher is restarted in between, the fetch starts over.
+
+        Args:
+            version: The policy version.
+            timeout_s: Longest duration of this fetch; the subscriber's own if None.
+
+        Raises:
+            VersionGone: A publisher no longer keeps the version; `newest` is one that it has.
+            WeightsError: The token is refused, the data are damaged again and again, or the shards are not
+                whole.
+            TimeoutError: The deadline passed; the text names the address and what went wrong there last.
+        """
+        rows = self._native.fetch(version, timeout_s)
+        return Snapshot(version, {name: array.reshape(shape) for name, shape, array in rows})

@@ -1,0 +1,101 @@
+//! The state hash: what memory holds, and where. It follows the bytes to their final place, so it also
+//! catches what wire checksums cannot: a chunk that arrived whole and was put somewhere else, or a wrong base
+//! under a patch.
+//!
+//! The memory is cut into 8-byte lanes `x`; lane `j` of 1 KiB block `b` adds `m(b) · (x + lo32(x ^ k(j)) ·
+//! hi32(x ^ k(j)))`, all modulo 2^64 with fixed pseudo-random odd `m` and keys `k`. Any change within one
+//! lane changes the sum, and replacing a lane changes it by the difference of two terms, so a hash is kept up
+//! to date in time proportional to the changes. Not a cryptographic hash: it finds accidents, not forgeries.
+
+const LANE_BYTES: usize = 8;
+const LANES: usize = 128;
+const BLOCK_BYTES: usize = LANES * LANE_BYTES;
+const KEYS: [u64; LANES] = keys();
+
+const fn splitmix(seed: u64) -> u64 {
+    let z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+const fn keys() -> [u64; LANES] {
+    let mut keys = [0; LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        keys[lane] = splitmix(0x5350_4F00 + lane as u64);
+        lane += 1;
+    }
+    keys
+}
+
+fn multiplier(block: usize) -> u64 {
+    splitmix(block as u64) | 1
+}
+
+#[inline(always)]
+fn lane_term(lane: u64, key: u64) -> u64 {
+    let keyed = lane ^ key;
+    lane.wrapping_add((keyed & 0xFFFF_FFFF).wrapping_mul(keyed >> 32))
+}
+
+/// The lane at `bytes[..8]`, padded with zeros at the end of the memory.
+fn read_lane(bytes: &[u8]) -> u64 {
+    let mut lane = [0; LANE_BYTES];
+    lane[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(lane)
+}
+
+fn full_block(block: &[u8; BLOCK_BYTES]) -> u64 {
+    let mut sum = 0u64;
+    for (lane, key) in block.as_chunks::<LANE_BYTES>().0.iter().zip(&KEYS) {
+        sum = sum.wrapping_add(lane_term(u64::from_le_bytes(*lane), *key));
+    }
+    sum
+}
+
+fn last_block(bytes: &[u8]) -> u64 {
+    let lanes = bytes.chunks(LANE_BYTES).zip(&KEYS);
+    lanes.fold(0, |sum, (lane, key)| sum.wrapping_add(lane_term(read_lane(lane), *key)))
+}
+
+/// The state hash of `bytes`: of their values, places and number.
+pub fn state_hash(bytes: &[u8]) -> u64 {
+    let (blocks, rest) = bytes.as_chunks::<BLOCK_BYTES>();
+    let mut hash = splitmix(bytes.len() as u64);
+    for (index, block) in blocks.iter().enumerate() {
+        hash = hash.wrapping_add(full_block(block).wrapping_mul(multiplier(index)));
+    }
+    hash.wrapping_add(last_block(rest).wrapping_mul(multiplier(blocks.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_single_bit_flip_and_every_swap_changes_the_hash() {
+        let mut bytes: Vec<u8> = (0..2051u32).map(|i| splitmix(i.into()) as u8).collect();
+        let hash = state_hash(&bytes);
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(state_hash(&bytes), hash, "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        for first in 0..bytes.len() {
+            let second = (first * 7 + 1025) % bytes.len();
+            if bytes[first] != bytes[second] {
+                bytes.swap(first, second);
+                assert_ne!(state_hash(&bytes), hash, "swap of {first} and {second}");
+                bytes.swap(first, second);
+            }
+        }
+        assert_eq!(state_hash(&bytes), hash);
+    }
+
+    #[test]
+    fn zeros_of_different_lengths_differ() {
+        let hashes: std::collections::HashSet<u64> = (0..3000).map(|n| state_hash(&vec![0; n])).collect();
+        assert_eq!(hashes.len(), 3000);
+    }
+}

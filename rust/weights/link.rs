@@ -1,0 +1,182 @@
+//! A TCP socket whose every wait has a deadline, can be called off within [`POLL`], and names the peer. Bytes
+//! only: what they mean is for `wire`, `handshake`, `serve` and `fetch`.
+
+use std::io::{ErrorKind, IoSlice, Read};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, sockopt};
+
+/// The longest time that a wait goes on without looking at its deadline and at the stop flag.
+pub(super) const POLL: Duration = crate::Interrupt::POLL;
+
+/// Why a wait ended without what it waited for.
+#[derive(Debug)]
+pub(super) enum LinkError {
+    /// The connection is gone, or was never made.
+    Closed(String),
+    /// The deadline passed.
+    TimedOut(String),
+    /// The stop flag was raised.
+    Stopped,
+}
+
+/// A connected socket, its peer's name for messages, and the flag that calls its waits off.
+pub(super) struct Link<'a> {
+    stream: TcpStream,
+    /// The peer's address.
+    pub(super) peer: String,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Link<'a> {
+    /// Takes over a connected socket.
+    pub(super) fn new(stream: TcpStream, peer: String, stop: &'a AtomicBool) -> std::io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(POLL))?;
+        stream.set_write_timeout(Some(POLL))?;
+        Ok(Link { stream, peer, stop })
+    }
+
+    /// Connects to `address` ("host:port").
+    pub(super) fn connect(address: &str, stop: &'a AtomicBool, deadline: Instant) -> Result<Self, LinkError> {
+        let mut failure = LinkError::Closed(format!("{address} names no address"));
+        for candidate in resolve(address, stop, deadline)? {
+            match connect_one(candidate, stop, deadline) {
+                Ok(stream) => {
+                    let link = Link::new(stream, address.to_string(), stop);
+                    return link.map_err(|error| LinkError::Closed(format!("connecting to {address}: {error}")));
+                }
+                Err(LinkError::Closed(why)) => {
+                    failure = LinkError::Closed(format!("connecting to {address}: {why}"));
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Err(failure)
+    }
+
+    /// Fills `buffer`; `what` names the wait.
+    pub(super) fn read_exact(&mut self, mut buffer: &mut [u8], what: &str, deadline: Instant) -> Result<(), LinkError> {
+        while !buffer.is_empty() {
+            match self.stream.read(buffer) {
+                Ok(0) => {
+                    return Err(LinkError::Closed(format!("{} closed while {what} was awaited", self.peer)));
+                }
+                Ok(count) => buffer = &mut buffer[count..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if waited(&error) => {
+                    check(self.stop, deadline, || format!("{} did not send {what} in time", self.peer))?
+                }
+                Err(error) => return Err(LinkError::Closed(format!("{what} from {}: {error}", self.peer))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends `head`, then `body`; `what` names the wait.
+    pub(super) fn write_all(
+        &mut self,
+        mut head: &[u8],
+        mut body: &[u8],
+        what: &str,
+        deadline: Instant,
+    ) -> Result<(), LinkError> {
+        while !head.is_empty() || !body.is_empty() {
+            let slices = [IoSlice::new(head), IoSlice::new(body)];
+            let mut control = SendAncillaryBuffer::default();
+            match rustix::net::sendmsg(&self.stream, &slices, &mut control, SendFlags::NOSIGNAL) {
+                Ok(count) => {
+                    let of_head = count.min(head.len());
+                    head = &head[of_head..];
+                    body = &body[count - of_head..];
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    check(self.stop, deadline, || format!("{} did not take {what} in time", self.peer))?
+                }
+                Err(error) => return Err(LinkError::Closed(format!("{what} to {}: {error}", self.peer))),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits `duration`, or less where the deadline or the stop flag comes first.
+pub(super) fn pause(duration: Duration, stop: &AtomicBool, deadline: Instant) {
+    let until = deadline.min(Instant::now() + duration);
+    while !stop.load(Ordering::Relaxed) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::sleep(left.min(POLL));
+    }
+}
+
+fn waited(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+fn check(stop: &AtomicBool, deadline: Instant, late: impl FnOnce() -> String) -> Result<(), LinkError> {
+    if stop.load(Ordering::Relaxed) {
+        Err(LinkError::Stopped)
+    } else if Instant::now() >= deadline {
+        Err(LinkError::TimedOut(late()))
+    } else {
+        Ok(())
+    }
+}
+
+/// Looks `address` up on a thread of its own, since the system's resolver knows neither deadline nor stop
+/// flag.
+fn resolve(address: &str, stop: &AtomicBool, deadline: Instant) -> Result<Vec<SocketAddr>, LinkError> {
+    if let Ok(known) = address.parse() {
+        return Ok(vec![known]);
+    }
+    let (sender, receiver) = mpsc::channel();
+    let name = address.to_string();
+    let lookup = move || {
+        let found = name.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+        let _ = sender.send(found); // nobody listens any more once the deadline has passed
+    };
+    let spawned = std::thread::Builder::new().name("spo-resolve".into()).spawn(lookup);
+    spawned.map_err(|error| LinkError::Closed(format!("looking up {address}: {error}")))?;
+    loop {
+        match receiver.recv_timeout(POLL) {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(error)) => return Err(LinkError::Closed(format!("looking up {address}: {error}"))),
+            Err(_) => check(stop, deadline, || format!("looking up {address} took too long"))?,
+        }
+    }
+}
+
+fn connect_one(address: SocketAddr, stop: &AtomicBool, deadline: Instant) -> Result<TcpStream, LinkError> {
+    let closed = |error: Errno| LinkError::Closed(std::io::Error::from(error).to_string());
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None).map_err(closed)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) => {}
+        Err(Errno::INPROGRESS) => {
+            let slice = Timespec { tv_sec: 0, tv_nsec: POLL.subsec_nanos().into() };
+            loop {
+                let mut waited_for = [PollFd::new(&socket, PollFlags::OUT)];
+                match rustix::event::poll(&mut waited_for, Some(&slice)) {
+                    Ok(0) | Err(Errno::INTR) => check(stop, deadline, || format!("{address} did not accept in time"))?,
+                    Ok(_) => break,
+                    Err(error) => return Err(closed(error)),
+                }
+            }
+            sockopt::socket_error(&socket).map_err(closed)?.map_err(closed)?;
+        }
+        Err(error) => return Err(closed(error)),
+    }
+    let stream = TcpStream::from(socket);
+    stream.set_nonblocking(false).map_err(|error| LinkError::Closed(error.to_string()))?;
+    Ok(stream)
+}

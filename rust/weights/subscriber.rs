@@ -1,0 +1,131 @@
+//! The subscriber: fetches one version from all ranks at once, and hands it out whole or not at all.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::fetch::{Failure, Fetch, RankFetch};
+use super::link::pause;
+use super::manifest::MAX_WORLD_SIZE;
+use super::snapshot::{Layout, Snapshot};
+use crate::{Error, Interrupt, Result};
+
+/// Longest timeout of a fetch.
+const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Wait before a fetch starts over because a publisher was restarted under it.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
+/// Fetches versions from the publishers of all trainer ranks. Keeps no connection between fetches, so
+/// publishers may come and go.
+pub struct WeightSubscriber {
+    addresses: Vec<String>,
+    token: Vec<u8>,
+    timeout: Duration,
+}
+
+impl WeightSubscriber {
+    /// A subscriber of the publishers at `addresses` ("host:port", one a rank, in any order).
+    pub fn new(addresses: Vec<String>, token: Vec<u8>, timeout: Duration) -> Result<Self> {
+        if addresses.is_empty() || addresses.len() > MAX_WORLD_SIZE as usize {
+            let count = addresses.len();
+            return Err(Error::invalid(format!("{count} addresses; need one for each trainer rank")));
+        }
+        let bad = addresses.iter().find(|address| {
+            address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+        });
+        if let Some(bad) = bad {
+            return Err(Error::invalid(format!("address {bad:?} is not of the form \"host:port\"")));
+        }
+        check_timeout(timeout)?;
+        Ok(WeightSubscriber { addresses, token, timeout })
+    }
+
+    /// Fetches `version` within `timeout` (`None`: the subscriber's own): every rank's shards of just that
+    /// version, verified. Waits for a version that is not published yet; [`Error::VersionGone`] for one that
+    /// is no longer kept.
+    pub fn fetch(&self, version: u64, timeout: Option<Duration>, interrupt: Interrupt<'_>) -> Result<Snapshot> {
+        let timeout = timeout.unwrap_or(self.timeout);
+        check_timeout(timeout)?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            let stop = AtomicBool::new(false);
+            let fetch = Fetch { token: &self.token, version, timeout, deadline, stop: &stop };
+            match self.fetch_once(&fetch, interrupt) {
+                Ok(snapshot) => return Ok(snapshot),
+                Err(Failure::Error(error)) => return Err(error),
+                Err(Failure::Stopped) => return Err(Error::Interrupted),
+                Err(Failure::Restarted(why)) if Instant::now() >= deadline => {
+                    return Err(fetch.too_late(&self.addresses.join(", "), &why));
+                }
+                Err(Failure::Restarted(_)) => pause(RESTART_PAUSE, &AtomicBool::new(false), deadline),
+            }
+        }
+    }
+
+    fn fetch_once(&self, fetch: &Fetch<'_>, interrupt: Interrupt<'_>) -> Result<Snapshot, Failure> {
+        let addresses = self.addresses.iter().collect();
+        let ranks = on_threads(addresses, fetch.stop, interrupt, |address| RankFetch::open(fetch, address))?;
+        let manifests: Vec<_> = ranks.iter().map(|rank| &rank.manifest).collect();
+        let layout = Layout::new(&manifests).map_err(Failure::Error)?;
+        let mut tensors = layout.allocate().map_err(Failure::Error)?;
+        let parts = ranks.into_iter().zip(layout.split(&mut tensors)).collect();
+        let ranks = on_threads(parts, fetch.stop, interrupt, |(rank, shards)| rank.receive(shards))?;
+        on_threads(ranks, fetch.stop, interrupt, RankFetch::confirm)?;
+        Ok(Snapshot { version: fetch.version, tensors })
+    }
+}
+
+fn check_timeout(timeout: Duration) -> Result<()> {
+    if timeout.is_zero() || timeout > MAX_TIMEOUT {
+        let (seconds, longest) = (timeout.as_secs_f64(), MAX_TIMEOUT.as_secs());
+        return Err(Error::invalid(format!("timeout_s={seconds}: must be above 0 and at most {longest}")));
+    }
+    Ok(())
+}
+
+/// Runs `work` on every item at once. The first failure, or an interrupt of the calling thread, raises
+/// `stop`, on which the others end too; the results are in the order of the items.
+fn on_threads<T: Send, R: Send>(
+    items: Vec<T>,
+    stop: &AtomicBool,
+    interrupt: Interrupt<'_>,
+    work: impl Fn(T) -> Result<R, Failure> + Sync,
+) -> Result<Vec<R>, Failure> {
+    let (sender, receiver) = mpsc::channel();
+    let work = &work;
+    let count = items.len();
+    std::thread::scope(|scope| {
+        let mut failure = None;
+        for (index, item) in items.into_iter().enumerate() {
+            let sender = sender.clone();
+            let task = move || drop(sender.send((index, work(item))));
+            if let Err(error) = std::thread::Builder::new().name("spo-fetch".into()).spawn_scoped(scope, task) {
+                stop.store(true, Ordering::Relaxed);
+                failure = Some(Failure::Error(Error::io("starting a thread for a fetch", error)));
+                break;
+            }
+        }
+        drop(sender);
+        let mut results: Vec<Option<R>> = (0..count).map(|_| None).collect();
+        loop {
+            let failed = match receiver.recv_timeout(Interrupt::POLL) {
+                Ok((index, Ok(result))) => {
+                    results[index] = Some(result);
+                    continue;
+                }
+                Ok((_, Err(failed))) => failed,
+                Err(RecvTimeoutError::Timeout) => match interrupt.check() {
+                    Ok(()) => continue,
+                    Err(error) => Failure::Error(error),
+                },
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            stop.store(true, Ordering::Relaxed);
+            failure.get_or_insert(failed);
+        }
+        match failure {
+            Some(failure) => Err(failure),
+            None => Ok(results.into_iter().flatten().collect()),
+        }
+    })
+}
