@@ -137,9 +137,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def evaluate(
-    samples: Iterable[EvaluationSample], ks: Sequence[int] = (1, 10), seed: int = 0
-) -> EvaluationResult:
+def evaluate(samples: Iterable[EvaluationSample], ks: Sequence[int] = (1, 10), seed: int = 0) -> EvaluationResult:
     """Summarise the samples of an evaluation round.
 
     Args:
@@ -173,9 +171,7 @@ def _mean_pass_at_k(by_problem: Mapping[str, list[EvaluationSample]], k: int, se
     ]
     if not values:
         most = max(map(len, by_problem.values()))
-        raise ValueError(
-            f"pass@{k} needs {k} samples a problem, there are at most {most}; sample more or lower k"
-        )
+        raise ValueError(f"pass@{k} needs {k} samples a problem, there are at most {most}; sample more or lower k")
     low, high = bootstrap_interval(values, seed)
     return PassAtK(k, math.fsum(values) / len(values), low, high, len(values))
 

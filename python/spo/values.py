@@ -46,9 +46,7 @@ class ValuesKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             ConfigError: They may not; shows each field that differs, with both values.
         """
-        differing = [
-            field for field in self.__struct_fields__ if getattr(self, field) != getattr(found, field)
-        ]
+        differing = [field for field in self.__struct_fields__ if getattr(self, field) != getattr(found, field)]
         if differing:
             details = "; ".join(
                 f"{field}: found {getattr(found, field)!r}, this run has {getattr(self, field)!r}"
@@ -73,9 +71,7 @@ class ProblemCounts(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if not 0 <= self.successes <= self.num_samples:
-            raise ValueError(
-                f"successes must be in 0..{self.num_samples} (num_samples), got {self.successes}"
-            )
+            raise ValueError(f"successes must be in 0..{self.num_samples} (num_samples), got {self.successes}")
 
 
 class _CountsFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -200,9 +196,7 @@ def success_interval(successes: int, num_samples: int, z: float = Z_95) -> tuple
     return low, high
 
 
-def initial_value_interval(
-    successes: int, num_samples: int, beta: float, z: float = Z_95
-) -> tuple[float, float]:
+def initial_value_interval(successes: int, num_samples: int, beta: float, z: float = Z_95) -> tuple[float, float]:
     """The interval of Q̂_0 that belongs to `success_interval`: the value grows with the rate."""
     low, high = success_interval(successes, num_samples, z)
     return soft_value(low, beta), soft_value(high, beta)

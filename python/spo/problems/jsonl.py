@@ -81,9 +81,7 @@ def load_jsonl(path: Path) -> list[Problem]:
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
     if not path.is_file():
-        raise ProblemError(
-            f"{path}: no such file; give the path of a .jsonl file, as in jsonl:problems.jsonl"
-        )
+        raise ProblemError(f"{path}: no such file; give the path of a .jsonl file, as in jsonl:problems.jsonl")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -98,9 +96,7 @@ def _parse_line(line: bytes, where: str) -> Problem:
     except msgspec.ValidationError as error:
         raise ProblemError(f"{where}: {_describe(error)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProblemError(
-            f"{where}: not a JSON object in UTF-8 ({error}); write one problem a line"
-        ) from None
+        raise ProblemError(f"{where}: not a JSON object in UTF-8 ({error}); write one problem a line") from None
 
 
 def _describe(error: msgspec.ValidationError) -> str:

@@ -22,6 +22,7 @@ from spo.problems.schema import (
     ProblemTest,
     check_problem,
 )
+from spo.problems.statement import with_samples
 
 _SPLITS = {"sample": PUBLIC, "secret": HIDDEN}
 _STATEMENT_FOLDERS = ("problem_statement", "statement")
@@ -41,9 +42,7 @@ def load_kattis(path: Path) -> list[Problem]:
         return [load_package(path)]
     packages = sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name[0] != ".")
     if not packages:
-        raise ProblemError(
-            f"{path}: holds no problem.yaml and no folders; give a Kattis package or a folder of them"
-        )
+        raise ProblemError(f"{path}: holds no problem.yaml and no folders; give a Kattis package or a folder of them")
     return [load_package(package) for package in packages]
 
 
@@ -62,7 +61,7 @@ def load_package(package: Path) -> Problem:
     problem = Problem(
         id=f"kattis/{package.resolve().name}",
         dataset="kattis",
-        statement=statement + _render_samples(tests),
+        statement=with_samples(statement, tests),
         tests=tests,
         time_limit_s=_time_limit_s(package, limits, config_path),
         memory_limit_bytes=int(memory_mib * 2**20),
@@ -200,9 +199,7 @@ def _read_tests(package: Path) -> tuple[ProblemTest, ...]:
             )
             earlier = seen.setdefault(test.input, test)
             if earlier.output != test.output:
-                raise ProblemError(
-                    f"{answer}: differs from the answer of {earlier.name}, which has the same input"
-                )
+                raise ProblemError(f"{answer}: differs from the answer of {earlier.name}, which has the same input")
     if not seen:
         raise ProblemError(f"{package / 'data'}: no tests; add NAME.in and NAME.ans below data/secret")
     return tuple(seen.values())
@@ -211,15 +208,4 @@ def _read_tests(package: Path) -> tuple[ProblemTest, ...]:
 def _refuse_answers_without_input(root: Path) -> None:
     for answer in sorted(root.rglob("*.ans")):
         if not answer.with_suffix(".in").is_file():
-            raise ProblemError(
-                f"{answer.with_suffix('.in')}: missing; write the input of {answer.name} there"
-            )
-
-
-def _render_samples(tests: tuple[ProblemTest, ...]) -> str:
-    samples = [test for test in tests if test.split == PUBLIC]
-    return "".join(
-        f"\n\n## Sample Input {number}\n{test.input.rstrip()}"
-        f"\n\n## Sample Output {number}\n{test.output.rstrip()}"
-        for number, test in enumerate(samples, start=1)
-    )
+            raise ProblemError(f"{answer.with_suffix('.in')}: missing; write the input of {answer.name} there")

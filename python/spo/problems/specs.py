@@ -21,8 +21,8 @@ def load_problems(specs: Sequence[str], seed: int = 0) -> list[Problem]:
     """Load the problems that `specs` name, in their order.
 
     Args:
-        specs: Each `builtin`, `builtin:easy|medium|hard`, `kattis:PATH` (a package or a folder of packages),
-            `jsonl:PATH`, `tiny:train` or `tiny:evaluation`.
+        specs: Each `builtin`, `builtin:easy|medium|hard`, `builtin:NAME`, `kattis:PATH` (a package or a folder of
+            packages), `jsonl:PATH`, `tiny:train` or `tiny:evaluation`.
         seed: Seeds the test generators of sources that generate tests.
 
     Raises:
@@ -60,6 +60,12 @@ def _load_spec(spec: str, seed: int) -> list[Problem]:
     return problems
 
 
+def _builtin(argument: str, seed: int) -> list[Problem]:
+    from spo.problems.builtin import load_builtin  # Only runs that ask for them pay for the import.
+
+    return load_builtin(argument, seed)
+
+
 def _kattis(argument: str, seed: int) -> list[Problem]:
     return load_kattis(_path(argument, "kattis:PATH"))
 
@@ -84,4 +90,4 @@ def _tiny(argument: str, seed: int) -> list[Problem]:
 
 
 _TINY_SPLITS: dict[str, Literal["train", "evaluation"]] = {"train": "train", "evaluation": "evaluation"}
-_LOADERS: dict[str, Loader] = {"kattis": _kattis, "jsonl": _jsonl, "tiny": _tiny}
+_LOADERS: dict[str, Loader] = {"builtin": _builtin, "kattis": _kattis, "jsonl": _jsonl, "tiny": _tiny}
