@@ -1,0 +1,130 @@
+"""`spo problems list | show | stats`: problems as people want to see them, in the terminal.
+
+Only reads what `load_problems` gives; judging known solutions and removing duplicates are other commands.
+"""
+
+import argparse
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from spo.errors import ProblemError
+from spo.problems.schema import HIDDEN, PUBLIC, Problem, suite_hash
+from spo.problems.specs import load_problems
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_SHOWN_CHARACTERS = 2000
+"""Longer tests are cut when they are shown."""
+
+
+def register(subparsers: "Subparsers") -> None:
+    """Add the `problems` command; each of its parts sets `run`, a function from the arguments to the exit code."""
+    problems = subparsers.add_parser("problems", help="list, show and measure problems")
+    parts = problems.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, text in (
+        ("list", _list, "one line a problem"),
+        ("show", _show, "statement, tests and solutions of one problem"),
+        ("stats", _stats, "counts and sizes by data set and difficulty"),
+    ):
+        part = parts.add_parser(name, help=text, description=f"{text.capitalize()}.")
+        part.add_argument("specs", nargs="+", metavar="SPEC", help="builtin, builtin:easy, kattis:PATH, jsonl:PATH, …")
+        part.add_argument("--seed", type=int, default=0, help="of generated tests (default: 0)")
+        part.set_defaults(run=run)
+        if name == "show":
+            part.add_argument("--id", help="which problem, where the specs give several")
+            part.add_argument("--tests", action="store_true", help="print the hidden tests too")
+            part.add_argument("--solutions", action="store_true", help="print the known solutions")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    table = Table("id", "difficulty", "tests", "checker", "time limit", "solutions", box=None)
+    for problem in load_problems(arguments.specs, arguments.seed):
+        right = sum(solution.correct for solution in problem.solutions)
+        table.add_row(
+            problem.id,
+            problem.difficulty,
+            f"{len(problem.tests_in(PUBLIC))} public + {len(problem.tests) - len(problem.tests_in(PUBLIC))}",
+            problem.checker,
+            f"{problem.time_limit_s:g} s",
+            f"{right} right, {len(problem.solutions) - right} wrong",
+        )
+    Console(highlight=False).print(table)
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    problem = _choose(load_problems(arguments.specs, arguments.seed), arguments.id)
+    console = Console(highlight=False, markup=False)
+    console.rule(problem.id, align="left")
+    console.print(
+        f"{problem.difficulty or 'no difficulty'}, {len(problem.tests)} tests, checker {problem.checker}, "
+        f"{problem.time_limit_s:g} s, {problem.memory_limit_bytes >> 20} MiB",
+        style="dim",
+    )
+    console.print(f"\n{problem.statement}\n", soft_wrap=True)
+    for test in problem.tests if arguments.tests else ():
+        console.rule(f"test {test.name} ({test.split}): input", align="left")
+        console.print(_cut(test.input), soft_wrap=True)
+        console.rule("output", align="left")
+        console.print(_cut(test.output), soft_wrap=True)
+    for solution in problem.solutions if arguments.solutions else ():
+        kind = "right" if solution.correct else f"wrong: {solution.note}"
+        console.rule(f"{solution.language}, {kind}", align="left")
+        console.print(solution.code, soft_wrap=True)
+    return 0
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    problems = load_problems(arguments.specs, arguments.seed)
+    table = Table("data set", "difficulty", "problems", "tests", "tests a problem", "test data", "statement", box=None)
+    groups = Counter((problem.dataset, problem.difficulty) for problem in problems)
+    for dataset, difficulty in sorted(groups):
+        group = [problem for problem in problems if (problem.dataset, problem.difficulty) == (dataset, difficulty)]
+        table.add_row(dataset, difficulty or "-", *_measures(group))
+    table.add_section()
+    table.add_row("all", "", *_measures(problems))
+    console = Console(highlight=False)
+    console.print(table)
+    splits = Counter(test.split for problem in problems for test in problem.tests)
+    console.print("\ntests by split: " + ", ".join(f"{split} {count}" for split, count in splits.most_common()))
+    without_public = sum(not problem.tests_in(PUBLIC) for problem in problems)
+    without_hidden = sum(not problem.tests_in(HIDDEN) for problem in problems)
+    console.print(f"problems without public tests: {without_public}, without hidden tests: {without_hidden}")
+    console.print(f"suite hash: {suite_hash(problems)}")
+    return 0
+
+
+def _measures(problems: Sequence[Problem]) -> tuple[str, ...]:
+    counts = [len(problem.tests) for problem in problems]
+    size = sum(len(test.input) + len(test.output) for problem in problems for test in problem.tests)
+    length = statistics.median(len(problem.statement) for problem in problems)
+    return (
+        str(len(problems)),
+        str(sum(counts)),
+        f"{min(counts)}-{max(counts)}, median {statistics.median(counts):g}",
+        f"{size / 1000:,.0f} kB",
+        f"{length:,.0f} characters",
+    )
+
+
+def _choose(problems: Sequence[Problem], problem_id: str | None) -> Problem:
+    if problem_id is None and len(problems) == 1:
+        return problems[0]
+    for problem in problems:
+        if problem.id == problem_id:
+            return problem
+    ids = ", ".join(problem.id for problem in problems[:5]) + (", …" if len(problems) > 5 else "")
+    trouble = "there are several problems" if problem_id is None else f"there is no problem {problem_id!r}"
+    raise ProblemError(f"{trouble}; choose one by --id from {ids}")
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _SHOWN_CHARACTERS:
+        return text.rstrip("\n")
+    return f"{text[:_SHOWN_CHARACTERS]}… ({len(text)} characters)"

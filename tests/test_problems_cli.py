@@ -1,0 +1,80 @@
+"""`spo problems …`, called through its own parser."""
+
+import argparse
+
+import pytest
+
+from spo.errors import ProblemError
+from spo.problems import load_problems, suite_hash
+from spo.problems.cli import register
+
+
+def call(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers(required=True))
+    arguments = parser.parse_args(["problems", *words])
+    result: int = arguments.run(arguments)
+    return result
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def test_list_prints_one_line_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list", "builtin:hard") == 0
+    rows = capsys.readouterr().out.splitlines()
+    hard = load_problems(["builtin:hard"])
+    assert [row.split()[0] for row in rows[1:]] == [problem.id for problem in hard]
+    assert "1 right, 3 wrong" in rows[1]
+
+
+def test_show_prints_the_statement_and_on_request_tests_and_solutions(capsys: pytest.CaptureFixture[str]) -> None:
+    [clock] = load_problems(["builtin:clock"])
+    assert call("show", "builtin:clock") == 0
+    brief = capsys.readouterr().out
+    assert clock.statement in brief
+    assert clock.solutions[0].code not in brief
+    assert call("show", "builtin", "--id", "builtin/clock", "--tests", "--solutions") == 0
+    full = capsys.readouterr().out
+    assert "test hidden-3 (hidden): input" in full
+    assert clock.solutions[0].code in full
+    assert f"wrong: {clock.solutions[1].note}" in full
+
+
+def test_show_cuts_long_tests(capsys: pytest.CaptureFixture[str]) -> None:
+    call("show", "builtin:range_count", "--tests")
+    shown = capsys.readouterr().out
+    assert "characters)" in shown
+    assert len(shown) < 50_000
+
+
+def test_show_prints_markup_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    call("show", "builtin:brackets")
+    assert "f(a[0], {1})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["builtin:easy"], "there are several problems; choose one by --id from builtin/"),
+        (["builtin:easy", "--id", "x"], "there is no problem 'x'; choose one by --id"),
+    ],
+)
+def test_show_needs_one_problem(words: list[str], complaint: str) -> None:
+    with pytest.raises(ProblemError, match=complaint):
+        call("show", *words)
+
+
+def test_stats_count_by_data_set_and_difficulty(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("stats", "builtin", "--seed", "3") == 0
+    out = capsys.readouterr().out
+    problems = load_problems(["builtin"], seed=3)
+    cells = [line.split() for line in out.splitlines()]
+    rows = {(row[0], row[1]): row[2] for row in cells if len(row) > 2}
+    for difficulty in ("easy", "medium", "hard"):
+        count = sum(problem.difficulty == difficulty for problem in problems)
+        assert rows["builtin", difficulty] == str(count)
+    assert f"suite hash: {suite_hash(problems)}" in out
+    assert "problems without public tests: 0" in out
