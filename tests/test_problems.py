@@ -88,6 +88,7 @@ def test_the_suite_hash_ignores_what_no_verdict_depends_on() -> None:
         ({"time_limit_s": float("nan")}, "time_limit_s"),
         ({"memory_limit_bytes": 0}, "memory_limit_bytes"),
         ({"checker": ""}, "checker"),
+        ({"fn_name": "solve"}, "fn_name"),
     ],
 )
 def test_a_problem_with_a_hole_is_refused_by_field(changes: dict[str, object], field: str) -> None:
@@ -153,10 +154,12 @@ def test_json_lines_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        ("nothing", "no known source.*jsonl, kattis, tiny"),
+        ("nothing", "no known source.*builtin, code_contests, jsonl, kattis, taco, tiny"),
         ("", "no known source"),
         ("jsonl", "write jsonl:PATH"),
         ("kattis:", "write kattis:PATH"),
+        ("code_contests", "write code_contests:PATH"),
+        ("taco:", "write taco:PATH"),
         ("tiny:other", "tiny:train or tiny:evaluation"),
     ],
 )

@@ -14,6 +14,9 @@ from spo.errors import ProblemError
 DEFAULT_TIME_LIMIT_S = 2.0
 DEFAULT_MEMORY_LIMIT_BYTES = 512 << 20
 
+PYTHON_TIME_FACTOR = 3.0
+"""Time limits of data sets that were set for C++ are multiplied by this for Python."""
+
 PUBLIC = "public"
 HIDDEN = "hidden"
 
@@ -101,7 +104,7 @@ def check_problem(problem: Problem, where: str) -> Problem:
         where: The file (and line) it came from, for the error text.
 
     Raises:
-        ProblemError: It has no id, statement or tests, or a limit that is not positive.
+        ProblemError: It has no id, statement or tests, a limit that is not positive, or calls a function.
     """
     holes = [
         (not problem.id.strip(), "id", "is empty; name the problem"),
@@ -109,6 +112,7 @@ def check_problem(problem: Problem, where: str) -> Problem:
         (not problem.tests, "tests", "is empty; give at least one test with its expected output"),
         (not problem.time_limit_s > 0, "time_limit_s", f"is {problem.time_limit_s}; it must be above 0"),
         (problem.memory_limit_bytes <= 0, "memory_limit_bytes", "must be above 0"),
+        (problem.fn_name is not None, "fn_name", "is set, but only stdin/stdout problems can be judged; leave it out"),
         (not problem.checker.strip(), "checker", 'is empty; name one, such as "tokens"'),
     ]
     for is_hole, field, text in holes:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from spo.errors import ConfigError, ProblemError
+from spo.problems.code_contests import load_code_contests
 from spo.problems.jsonl import load_jsonl
 from spo.problems.kattis import load_kattis
 from spo.problems.schema import Problem, check_problem
+from spo.problems.taco import load_taco
 
 Loader = Callable[[str, int], list[Problem]]
 """Given what stands behind the colon ("" if nothing) and the seed, returns the problems."""
@@ -22,7 +24,8 @@ def load_problems(specs: Sequence[str], seed: int = 0) -> list[Problem]:
 
     Args:
         specs: Each `builtin`, `builtin:easy|medium|hard`, `builtin:NAME`, `kattis:PATH` (a package or a folder of
-            packages), `jsonl:PATH`, `tiny:train` or `tiny:evaluation`.
+            packages), `jsonl:PATH`, `code_contests:PATH` and `taco:PATH` (a Parquet or Arrow file, a folder or a
+            glob), `tiny:train` or `tiny:evaluation`.
         seed: Seeds the test generators of sources that generate tests.
 
     Raises:
@@ -74,6 +77,14 @@ def _jsonl(argument: str, seed: int) -> list[Problem]:
     return load_jsonl(_path(argument, "jsonl:PATH"))
 
 
+def _code_contests(argument: str, seed: int) -> list[Problem]:
+    return load_code_contests(str(_path(argument, "code_contests:PATH")))
+
+
+def _taco(argument: str, seed: int) -> list[Problem]:
+    return load_taco(str(_path(argument, "taco:PATH")))
+
+
 def _path(argument: str, form: str) -> Path:
     if not argument:
         raise ConfigError(f"problems: the path is missing; write {form}")
@@ -90,4 +101,11 @@ def _tiny(argument: str, seed: int) -> list[Problem]:
 
 
 _TINY_SPLITS: dict[str, Literal["train", "evaluation"]] = {"train": "train", "evaluation": "evaluation"}
-_LOADERS: dict[str, Loader] = {"builtin": _builtin, "kattis": _kattis, "jsonl": _jsonl, "tiny": _tiny}
+_LOADERS: dict[str, Loader] = {
+    "builtin": _builtin,
+    "kattis": _kattis,
+    "code_contests": _code_contests,
+    "jsonl": _jsonl,
+    "taco": _taco,
+    "tiny": _tiny,
+}
