@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
 BIN := $(VENV)/bin
-RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+RUST := $(shell find rust -name '*.rs' -o -name '*.py' -o -name Cargo.toml) Cargo.toml Cargo.lock
 DEMO := runs/demo-$(SEED)
 
 .PHONY: install demo test lint bench clean

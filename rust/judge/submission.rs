@@ -1,0 +1,100 @@
+//! What is given to the judge, and what it gives back.
+
+use std::sync::Arc;
+
+use super::{Checker, Verdict};
+use crate::sandbox::{Exit, IsolationTier, Limits};
+use crate::{Error, Result};
+
+/// One input and the output that is right for it. The bytes are shared, not copied, when cloned.
+#[derive(Clone, Debug)]
+pub struct TestCase {
+    /// What the program finds on stdin.
+    pub input: Arc<[u8]>,
+    /// What it should write to stdout; this never reaches the sandbox.
+    pub output: Arc<[u8]>,
+}
+
+/// A program, and all that is needed to judge it.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// The source as bytes: encoding declarations are the language's business.
+    pub source: Arc<[u8]>,
+    /// Run in this order.
+    pub tests: Vec<TestCase>,
+    /// When an output is right.
+    pub checker: Checker,
+    /// For each run.
+    pub limits: Limits,
+    /// Ends at the first test that is not accepted, and ends that test at the first wrong token.
+    pub stop_on_first_failure: bool,
+}
+
+impl Submission {
+    /// The longest source and the longest input of a test.
+    pub const MAX_SOURCE_BYTES: usize = 16 << 20;
+    /// The longest input or output of a test.
+    pub const MAX_TEST_BYTES: usize = 256 << 20;
+
+    /// `Error::Invalid` naming what is wrong.
+    pub fn validate(&self) -> Result<()> {
+        self.limits.validate()?;
+        if self.tests.is_empty() {
+            return Err(Error::invalid("a submission without tests: nothing to judge it by"));
+        }
+        if self.source.len() > Self::MAX_SOURCE_BYTES {
+            let (have, most) = (self.source.len(), Self::MAX_SOURCE_BYTES);
+            return Err(Error::invalid(format!("source has {have} bytes: at most {most} are judged")));
+        }
+        for (index, test) in self.tests.iter().enumerate() {
+            if test.input.len().max(test.output.len()) > Self::MAX_TEST_BYTES {
+                let most = Self::MAX_TEST_BYTES;
+                return Err(Error::invalid(format!("tests[{index}] is longer than {most} bytes")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What happened on one test: the verdict, and the facts that it rests on.
+#[derive(Clone, Debug)]
+pub struct TestResult {
+    /// For this test alone.
+    pub verdict: Verdict,
+    /// How the process ended; `None` when the judge could not run it.
+    pub exit: Option<Exit>,
+    /// CPU seconds, user and system.
+    pub cpu_time_s: f64,
+    /// Seconds on the clock.
+    pub wall_time_s: f64,
+    /// Peak resident bytes.
+    pub memory_bytes: u64,
+    /// Bytes of stdout that were read.
+    pub stdout_bytes: u64,
+    /// The beginning of stdout.
+    pub stdout_head: Vec<u8>,
+    /// The end of stderr.
+    pub stderr_tail: Vec<u8>,
+}
+
+/// What the judge says of a submission.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// The gravest of the tests' verdicts.
+    pub verdict: Verdict,
+    /// Tests accepted.
+    pub num_passed: usize,
+    /// What the program was locked in with; `None` when no sandbox could be made.
+    pub isolation_tier: Option<IsolationTier>,
+    /// In the submission's order; ends early where judging did.
+    pub tests: Vec<TestResult>,
+    /// The compiler's message, or the judge's own failure; else empty.
+    pub message: String,
+}
+
+impl Judgement {
+    /// A judgement of the program as a whole, without runs.
+    pub(super) fn of_no_run(verdict: Verdict, tier: Option<IsolationTier>, message: String) -> Self {
+        Judgement { verdict, num_passed: 0, isolation_tier: tier, tests: Vec::new(), message }
+    }
+}

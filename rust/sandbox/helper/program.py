@@ -1,0 +1,124 @@
+"""One judged program: compiled once in its template, then run as `__main__` in a child of its own for each test.
+
+Follows `python3 solution.py`: modules, streams, exit codes, threads, atexit, tracebacks. It knows nothing of expected
+outputs, and nothing that it reports decides a verdict in the program's favour.
+"""
+
+import atexit
+import builtins
+import contextlib
+import io
+import linecache
+import os
+import signal
+import site
+import sys
+import threading
+import traceback
+import types
+import warnings
+
+FILE_NAME = "/solution.py"
+
+_FLUSH_FAILED = 120  # CPython's own exit code for it.
+
+
+def prepare_interpreter() -> None:
+    """What `python3 solution.py` has and `python3 -I -S` lacks; done once, in the zygote."""
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
+    sys.argv = ["solution.py"]
+    sys.path.insert(0, "/")
+    sys.orig_argv = ["python3", "solution.py"]
+
+
+class Program:
+    """The compiled program, and the module that it runs as."""
+
+    def __init__(self, source: bytes) -> None:
+        """Compiles; raises whatever the compiler raises."""
+        self._source = source
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.code = compile(source, FILE_NAME, "exec", dont_inherit=True)
+        self._main = types.ModuleType("__main__")
+        self.namespace = self._main.__dict__
+        self.namespace.update(__file__=FILE_NAME, __builtins__=builtins, __cached__=None)
+        self._runs_finalizers = b"__del__" in source
+
+    def enter(self) -> None:
+        """Makes this process's interpreter that of the program; descriptors 0, 1 and 2 are the program's."""
+        sys.modules["__main__"] = self._main
+        sys.stdin = sys.__stdin__ = _stream(0, "<stdin>", "r")
+        sys.stdout = sys.__stdout__ = _stream(1, "<stdout>", "w")
+        sys.stderr = sys.__stderr__ = _stream(2, "<stderr>", "w")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def failed(self, error: BaseException) -> int:
+        """The exit code for an exception that left the program, reported on stderr as CPython does."""
+        if isinstance(error, SystemExit):
+            return _exit_code(error.code)
+        error = error.with_traceback(_without_first_frame(error.__traceback__))
+        try:
+            if sys.excepthook is sys.__excepthook__:
+                text = self._source.decode("utf-8", "replace")
+                linecache.cache[FILE_NAME] = (len(text), None, text.splitlines(True), FILE_NAME)
+                traceback.print_exception(error)
+            else:
+                sys.excepthook(type(error), error, error.__traceback__)
+        except BaseException:
+            return 1
+        if isinstance(error, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        return 1
+
+    def finish(self, code: int) -> None:
+        """Ends the process as the interpreter would: threads joined, exit handlers run, streams flushed."""
+        for step in (threading._shutdown, atexit._run_exitfuncs):
+            try:
+                step()
+            except BaseException as error:
+                self.failed(error)
+        if self._runs_finalizers:
+            self.namespace.clear()
+        if not _flush(sys.stdout) or not _flush(sys.stderr):
+            code = _FLUSH_FAILED
+        os._exit(code)
+
+
+def _stream(descriptor: int, name: str, mode: str) -> io.TextIOWrapper | None:
+    try:
+        raw = io.FileIO(descriptor, mode, closefd=False)
+    except OSError:
+        return None
+    raw.name = name
+    buffer = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+    errors = "backslashreplace" if descriptor == 2 else "surrogateescape"
+    stream = io.TextIOWrapper(buffer, "utf-8", errors, newline="\n", line_buffering=descriptor == 2)
+    stream.mode = mode
+    return stream
+
+
+def _exit_code(code: object) -> int:
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF if -(2**31) <= code < 2**31 else 0xFF
+    with contextlib.suppress(BaseException):
+        print(code, file=sys.stderr)
+    return 1
+
+
+def _without_first_frame(trace: types.TracebackType | None) -> types.TracebackType | None:
+    return trace.tb_next if trace is not None else None
+
+
+def _flush(stream: io.TextIOWrapper | None) -> bool:
+    try:
+        if stream is not None and not stream.closed:
+            stream.flush()
+    except BaseException:
+        return False
+    return True

@@ -1,0 +1,205 @@
+//! The messages between a [`super::Worker`] and its helper (`helper/zygote.py`), one datagram each.
+//!
+//! ```text
+//! to the zygote     sources of the helper; configuration, a `key=value` a line
+//!                   P u64 memory_bytes                 + 2 descriptors: control socket, source   load a program
+//!                   K                                                                            kill the template
+//! from the zygote   R version \n landlock ABI | E text | K
+//! to a template     R f64 cpu_time_s f64 wall_time_s   + 3 descriptors: stdin, stdout, stderr    run a test
+//!                   S                                                                            stop the run
+//! from a template   C compiled | N text | D u8 ended_by i32 status f64 cpu f64 wall u64 peak     a run's end
+//! ```
+//! Numbers are in native order and unpadded. What arrives is parsed with every length checked: the helper's processes
+//! never run a judged program in the process that speaks, but nothing here depends on that.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+
+use super::program::EndedBy;
+use crate::{Error, Result};
+
+const MAX_DESCRIPTORS: usize = 3;
+const MAX_MESSAGE_BYTES: usize = 16 << 10;
+
+/// One end of a socket to the helper.
+#[derive(Debug)]
+pub(super) struct Channel(OwnedFd);
+
+/// The end of a run, as the template tells it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Ended {
+    pub ended_by: EndedBy,
+    pub wait_status: i32,
+    pub cpu_time_s: f64,
+    pub wall_time_s: f64,
+    pub peak_memory_bytes: u64,
+}
+
+/// A message from a template.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum FromTemplate {
+    Compiled,
+    NotCompiled(String),
+    Ended(Ended),
+}
+
+impl Channel {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Channel(socket)
+    }
+
+    /// Sends one message; `Error::Judge` when the other end is gone.
+    pub(super) fn send(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(Error::Judge(format!("{} descriptors in one message", descriptors.len())));
+        }
+        loop {
+            let parts = [IoSlice::new(message)];
+            match rustix::net::sendmsg(&self.0, &parts, &mut ancillary, SendFlags::NOSIGNAL) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(Error::Judge(format!("the judge's helper does not listen: {errno}"))),
+            }
+        }
+    }
+
+    /// The next message, `None` when the other end is closed.
+    pub(super) fn receive(&self) -> Result<Option<Vec<u8>>> {
+        let mut buffer = vec![0u8; MAX_MESSAGE_BYTES];
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let mut no_descriptors = rustix::net::RecvAncillaryBuffer::new(&mut []);
+        loop {
+            match rustix::net::recvmsg(&self.0, &mut parts, &mut no_descriptors, RecvFlags::CMSG_CLOEXEC) {
+                Ok(message) if message.bytes == 0 => return Ok(None),
+                Ok(message) => {
+                    buffer.truncate(message.bytes);
+                    return Ok(Some(buffer));
+                }
+                Err(Errno::INTR) => continue,
+                Err(Errno::CONNRESET) => return Ok(None),
+                Err(errno) => return Err(Error::Judge(format!("reading from the judge's helper: {errno}"))),
+            }
+        }
+    }
+
+    /// As [`Channel::receive`], with a deadline; `what` names the wait.
+    pub(super) fn receive_before(&self, deadline: Instant, what: &str) -> Result<Option<Vec<u8>>> {
+        let mut descriptors = [PollFd::new(&self.0, PollFlags::IN)];
+        if wait(&mut descriptors, deadline)? { self.receive() } else { Err(too_late(what)) }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The error for a helper that does not answer in time.
+pub(super) fn too_late(what: &str) -> Error {
+    Error::Judge(format!("the judge's helper did not answer in time: {what}"))
+}
+
+/// Waits until one of the descriptors is ready; false when the deadline comes first.
+pub(super) fn wait(descriptors: &mut [PollFd<'_>], deadline: Instant) -> Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, so that a wait never ends just before its deadline only to be repeated.
+        let left = Timespec::try_from(left + Duration::from_micros(1))
+            .map_err(|_| Error::Judge("a deadline too far away".into()))?;
+        match rustix::event::poll(descriptors, Some(&left)) {
+            Ok(0) if Instant::now() < deadline => continue,
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(Error::io("waiting for the judge's helper", errno.into())),
+        }
+    }
+}
+
+/// Asks the zygote to load a program.
+pub(super) fn load(memory_bytes: u64) -> Vec<u8> {
+    [b"P".as_slice(), &memory_bytes.to_ne_bytes()].concat()
+}
+
+/// Asks the template for a run.
+pub(super) fn run(cpu_time_s: f64, wall_time_s: f64) -> Vec<u8> {
+    [b"R".as_slice(), &cpu_time_s.to_ne_bytes(), &wall_time_s.to_ne_bytes()].concat()
+}
+
+/// Asks the template to end the run.
+pub(super) const STOP: &[u8] = b"S";
+/// Asks the zygote to kill the template; also its answer.
+pub(super) const KILL: &[u8] = b"K";
+
+impl FromTemplate {
+    /// Parses a message; `Error::Judge` for anything that a template does not send.
+    pub(super) fn parse(message: &[u8]) -> Result<Self> {
+        match message.split_first() {
+            Some((b'C', [])) => Ok(FromTemplate::Compiled),
+            Some((b'N', text)) => Ok(FromTemplate::NotCompiled(String::from_utf8_lossy(text).into_owned())),
+            Some((b'D', fields)) => Ok(FromTemplate::Ended(parse_end(fields)?)),
+            _ => Err(garbled(message)),
+        }
+    }
+}
+
+fn parse_end(fields: &[u8]) -> Result<Ended> {
+    let mut fields = Fields(fields);
+    let ended = Ended {
+        ended_by: match u8::from_ne_bytes(fields.take()?) {
+            0 => EndedBy::Program,
+            1 => EndedBy::CpuTime,
+            2 => EndedBy::WallTime,
+            3 => EndedBy::Request,
+            other => return Err(garbled(&[other])),
+        },
+        wait_status: i32::from_ne_bytes(fields.take()?),
+        cpu_time_s: f64::from_ne_bytes(fields.take()?),
+        wall_time_s: f64::from_ne_bytes(fields.take()?),
+        peak_memory_bytes: u64::from_ne_bytes(fields.take()?),
+    };
+    if fields.0.is_empty() { Ok(ended) } else { Err(garbled(fields.0)) }
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk::<N>().ok_or_else(|| garbled(self.0))?;
+        self.0 = rest;
+        Ok(*field)
+    }
+}
+
+fn garbled(message: &[u8]) -> Error {
+    let shown = &message[..message.len().min(32)];
+    Error::Judge(format!("the judge's helper sent what it never sends: {:?}", String::from_utf8_lossy(shown)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_cut_anywhere_or_with_more_behind_it_is_refused() {
+        let mut whole = vec![b'D', 1];
+        whole.extend(9i32.to_ne_bytes());
+        whole.extend(0.5f64.to_ne_bytes());
+        whole.extend(0.7f64.to_ne_bytes());
+        whole.extend(4096u64.to_ne_bytes());
+        assert!(matches!(FromTemplate::parse(&whole), Ok(FromTemplate::Ended(ended)) if ended.wait_status == 9));
+        for length in 0..whole.len() {
+            assert!(FromTemplate::parse(&whole[..length]).is_err(), "{length} bytes");
+        }
+        whole.push(0);
+        assert!(FromTemplate::parse(&whole).is_err());
+    }
+}

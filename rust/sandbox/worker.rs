@@ -1,0 +1,210 @@
+//! A worker: the helper process of one judge thread, jailed and warm.
+//!
+//! It is started by exec (through posix_spawn: nothing of this process is copied), speaks over its descriptor 0, and
+//! ends when this process does, however that ends.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::descriptors::{message_sockets, sealed_memory};
+use super::program::Program;
+use super::protocol::{self, Channel};
+use super::tier::IsolationTier;
+use super::{Limits, seccomp};
+use crate::{Error, Result};
+
+const BOOTSTRAP: &str = include_str!("helper/bootstrap.py");
+/// Loaded in this order: each may import those before it.
+const MODULES: [(&str, &str); 4] = [
+    ("kernel", include_str!("helper/kernel.py")),
+    ("jail", include_str!("helper/jail.py")),
+    ("program", include_str!("helper/program.py")),
+    ("zygote", include_str!("helper/zygote.py")),
+];
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Uids that no system hands out; each worker takes another one, so that workers cannot reach each other.
+const FIRST_UID: u32 = 0x6000_0000;
+const NUM_UIDS: u32 = 1 << 16;
+static NEXT_UID: AtomicU32 = AtomicU32::new(0);
+
+/// How workers are made.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// A CPython of at least 3.11.
+    pub interpreter: PathBuf,
+    /// The isolation to set up; refused with a reason where this host does not give it.
+    pub tier: IsolationTier,
+}
+
+/// A running helper.
+#[derive(Debug)]
+pub struct Worker {
+    process: Child,
+    control: Channel,
+    tier: IsolationTier,
+    python_version: String,
+    num_programs: u64,
+}
+
+impl Worker {
+    /// Starts a helper and waits until it is jailed and warm. `Error::Judge` says what the host refused.
+    pub fn start(config: &WorkerConfig) -> Result<Self> {
+        let (ours, theirs) = message_sockets()?;
+        let log = File::from(memory_log()?);
+        let process = spawn(&config.interpreter, theirs, &log)?;
+        let mut worker = Worker {
+            process,
+            control: Channel::new(ours),
+            tier: config.tier,
+            python_version: String::new(),
+            num_programs: 0,
+        };
+        match worker.shake_hands() {
+            Ok(version) => worker.python_version = version,
+            Err(error) => return Err(explain(error, config, log)),
+        }
+        Ok(worker)
+    }
+
+    fn shake_hands(&self) -> Result<String> {
+        let sources: Vec<&str> = MODULES.iter().flat_map(|(name, text)| [*name, *text]).collect();
+        self.control.send(sources.join("\0").as_bytes(), &[])?;
+        self.control.send(configuration(self.tier).as_bytes(), &[])?;
+        let deadline = Instant::now() + START_TIMEOUT;
+        let answer = self.control.receive_before(deadline, "start of the interpreter")?.unwrap_or_default();
+        match answer.split_first() {
+            Some((b'R', lines)) => Ok(String::from_utf8_lossy(lines).lines().next().unwrap_or_default().to_string()),
+            Some((b'E', reason)) => Err(Error::Judge(String::from_utf8_lossy(reason).into_owned())),
+            _ => Err(Error::Judge("the interpreter ended".into())),
+        }
+    }
+
+    /// The isolation that is in force.
+    pub fn tier(&self) -> IsolationTier {
+        self.tier
+    }
+
+    /// The version of the interpreter.
+    pub fn python_version(&self) -> &str {
+        &self.python_version
+    }
+
+    /// The process id of the helper.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// How many programs it has loaded.
+    pub fn num_programs(&self) -> u64 {
+        self.num_programs
+    }
+
+    /// Has a program compiled in a process of its own, within the limits. Whether it compiles, its first run tells.
+    pub fn load(&mut self, source: &[u8], limits: &Limits) -> Result<Program> {
+        let (ours, theirs) = message_sockets()?;
+        let source = sealed_memory(source)?;
+        self.control.send(&protocol::load(limits.memory_bytes), &[theirs.as_fd(), source.as_fd()])?;
+        self.num_programs += 1;
+        Ok(Program::new(Channel::new(ours), limits.clone()))
+    }
+
+    /// Kills the process of the program loaded last, and all it has started; returns when they are gone.
+    pub fn kill_program(&mut self) -> Result<()> {
+        self.control.send(protocol::KILL, &[])?;
+        let deadline = Instant::now() + KILL_TIMEOUT;
+        match self.control.receive_before(deadline, "end of a killed program")? {
+            Some(answer) if answer == protocol::KILL => Ok(()),
+            _ => Err(Error::Judge("the judge's helper ended".into())),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The zygote ends at the end of its socket; the kill is for a helper that is stuck.
+        let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while Instant::now() < deadline {
+            match self.process.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                _ => return,
+            }
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(interpreter: &Path, control: OwnedFd, log: &File) -> Result<Child> {
+    let log = log.try_clone().map_err(|error| Error::io("making the helper's log", error))?;
+    Command::new(interpreter)
+        .args(["-I", "-S", "-B", "-c", BOOTSTRAP])
+        .env_clear()
+        .current_dir("/")
+        // A group of its own: Ctrl-C is for the caller, who then ends its helpers.
+        .process_group(0)
+        .stdin(control)
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(|error| Error::io(format!("starting {}", interpreter.display()), error))
+}
+
+fn memory_log() -> Result<OwnedFd> {
+    rustix::fs::memfd_create("spo-judge-log", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|errno| Error::io("making the helper's log", errno.into()))
+}
+
+fn configuration(tier: IsolationTier) -> String {
+    let uid = FIRST_UID
+        + std::process::id().wrapping_mul(31).wrapping_add(NEXT_UID.fetch_add(1, Ordering::Relaxed)) % NUM_UIDS;
+    let (child_filter, pid_offset) = seccomp::child_filter();
+    format!(
+        "tier={tier}\nuid={uid}\nparent_pid={}\nbase_filter={}\nchild_filter={}\nchild_filter_pid_offset={pid_offset}",
+        std::process::id(),
+        hexadecimal(&seccomp::base_filter()),
+        hexadecimal(&child_filter),
+    )
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn explain(error: Error, config: &WorkerConfig, mut log: File) -> Error {
+    let mut text = String::new();
+    let said = log.rewind().and_then(|()| log.read_to_string(&mut text));
+    let last = text.lines().last().filter(|_| said.is_ok()).unwrap_or_default();
+    let Error::Judge(reason) = error else { return error };
+    let more = if last.is_empty() { String::new() } else { format!(" ({last})") };
+    Error::Judge(format!(
+        "no sandbox of tier \"{}\" with {}: {reason}{more}",
+        config.tier,
+        config.interpreter.display()
+    ))
+}
+
+/// The real interpreter behind a name such as `python3` (which may be a shim that needs the caller's environment).
+pub fn find_interpreter(name: &Path) -> Result<PathBuf> {
+    let code = "import sys; print(sys._base_executable or sys.executable); print(sys.version_info >= (3, 11))";
+    let output = Command::new(name)
+        .args(["-I", "-S", "-c", code])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| Error::io(format!("starting the interpreter {}", name.display()), error))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    match text.lines().collect::<Vec<_>>()[..] {
+        [path, "True"] => Ok(PathBuf::from(path)),
+        _ => Err(Error::invalid(format!("{} is no CPython of at least 3.11", name.display()))),
+    }
+}

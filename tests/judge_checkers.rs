@@ -1,0 +1,123 @@
+//! Checkers: vectors of what each accepts, and properties that hold for all outputs.
+
+use proptest::prelude::*;
+use spo_core::judge::Checker;
+
+fn checker(name: &str) -> Checker {
+    name.parse().expect("a checker")
+}
+
+#[test]
+fn each_checker_accepts_and_rejects_as_its_origin_does() {
+    #[rustfmt::skip]
+    let cases = [
+        // name, expected, output, right
+        ("tokens", "1 2\n3\n", "1  2 3", true), ("tokens", "1 2 3", "1 2", false), ("tokens", "1 2", "1 2 3", false),
+        ("tokens", "", "  \n", true), ("tokens", "", "0", false), ("tokens", "a", "A", false),
+        ("tokens", "12", "1 2", false), ("tokens", "1.0", "1", false), ("tokens", "1\u{c}2", "1 2", true),
+        ("exact", "1\n", "1\n", true), ("exact", "1\n", "1", false), ("exact", "1", "1\n", false), ("exact", "", "", true),
+        ("lines", "a b\nc\n", "a b \nc\n\n\n", true), ("lines", "a b", "a  b", false), ("lines", "a\nb", "a b", false),
+        ("lines", "a\n\nb", "a\nb", false), ("lines", "", "\n", true), ("lines", " a", "a", false),
+        ("unordered", "a b\nc\n", "c\na  b\n", true), ("unordered", "a\na\nb", "a\nb\nb", false),
+        ("unordered", "a b", "b a", false),
+        ("floats", "1.0", "1", true), ("floats", "1000000", "1000000.5", true), ("floats", "1", "1.00001", false),
+        ("floats 1e-3", "1", "1.0009", true), ("floats", "x", "x", true), ("floats", "x", "y", false),
+        ("floats", "1", "nan", false), ("floats", "nan", "nan", true), ("floats", "inf", "inf", true),
+        ("floats", "inf", "1e300", false), ("floats", "inf", "-inf", false),
+        ("kattis", "Yes", "yes", true), ("kattis case_sensitive", "Yes", "yes", false),
+        ("kattis", "1.0", "1", false), ("kattis float_tolerance 1e-6", "1.0", "1", true),
+        ("kattis float_absolute_tolerance 1e-2", "100", "100.5", false),
+        ("kattis float_relative_tolerance 1e-2", "100", "100.5", true),
+        ("kattis float_tolerance 1e-6", "1.0", "one", false), ("kattis float_tolerance 1e-6", "x", "X", true),
+        ("kattis space_change_sensitive", "a b\n", "a  b\n", false),
+        ("kattis space_change_sensitive", "a b\n", "a b\n", true), ("kattis space_change_sensitive", "a b\n", "a b", false),
+        ("kattis", "a b\n", "a  b", true),
+        ("code_contests", "YES", "yes", true), ("code_contests", "1.0", "1", true),
+        ("code_contests", "1", "1.000009", true), ("code_contests", "1", "1.00002", false),
+        ("code_contests", "9007199254740993", "9007199254740992", true),
+        ("code_contests exact_int", "9007199254740993", "9007199254740992", false),
+        ("code_contests exact_int", "1.0", "1", true), ("code_contests", "1 2", "1\u{b}2", true),
+        ("code_contests", "1\u{c}2", "1 2", false),
+    ];
+    for (name, expected, output, right) in cases {
+        let accepted = checker(name).accepts(expected.as_bytes(), output.as_bytes());
+        assert_eq!(accepted, right, "{name}: expected {expected:?}, output {output:?}");
+    }
+}
+
+#[test]
+fn an_unknown_name_or_option_is_refused() {
+    for name in ["", "token", "tokens 1", "floats x", "floats nan", "floats -1", "kattis float_tolerance", "exact x"] {
+        assert!(name.parse::<Checker>().is_err(), "{name:?}");
+    }
+}
+
+const NAMES: [&str; 9] = [
+    "tokens",
+    "exact",
+    "lines",
+    "unordered",
+    "floats",
+    "kattis",
+    "kattis space_change_sensitive float_tolerance 1e-6",
+    "code_contests",
+    "code_contests exact_int",
+];
+
+/// Texts of few different bytes, so that they are often nearly alike.
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(prop::sample::select(b"01a.- \n\r\t".to_vec()), 0..40)
+}
+
+fn fed_in_pieces(checker: &Checker, expected: &[u8], output: &[u8], cuts: &[usize]) -> bool {
+    let mut comparison = checker.compare(expected.into());
+    let mut rest = output;
+    for cut in cuts {
+        let (piece, behind) = rest.split_at((*cut).min(rest.len()));
+        rest = behind;
+        if !comparison.feed(piece) {
+            return false;
+        }
+    }
+    comparison.feed(rest) && comparison.finish()
+}
+
+proptest! {
+    #[test]
+    fn every_output_is_right_for_itself(text in text()) {
+        for name in NAMES {
+            prop_assert!(checker(name).accepts(&text, &text), "{}", name);
+        }
+    }
+
+    #[test]
+    fn how_an_output_is_cut_into_pieces_does_not_matter(
+        expected in text(), output in text(), same in any::<bool>(), cuts in proptest::collection::vec(0usize..6, 0..12),
+    ) {
+        let output = if same { expected.clone() } else { output };
+        for name in NAMES {
+            let checker = checker(name);
+            let whole = checker.accepts(&expected, &output);
+            prop_assert_eq!(fed_in_pieces(&checker, &expected, &output, &cuts), whole, "{}", name);
+        }
+    }
+
+    #[test]
+    fn tokens_agree_with_splitting_at_whitespace(expected in text(), output in text()) {
+        let split = |text: &[u8]| -> Vec<Vec<u8>> {
+            String::from_utf8_lossy(text).split_ascii_whitespace().map(|token| token.as_bytes().to_vec()).collect()
+        };
+        prop_assert_eq!(Checker::TOKENS.accepts(&expected, &output), split(&expected) == split(&output));
+    }
+
+    #[test]
+    fn once_wrong_stays_wrong(expected in text(), output in text(), more in text()) {
+        for name in NAMES {
+            let mut comparison = checker(name).compare(expected.as_slice().into());
+            if !comparison.feed(&output) {
+                prop_assert!(!comparison.feed(&more), "{}", name);
+                prop_assert!(!comparison.finish(), "{}", name);
+            }
+        }
+    }
+}
