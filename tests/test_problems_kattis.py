@@ -87,6 +87,43 @@ def test_one_input_with_two_answers_is_refused(tmp_path: Path) -> None:
         load(make_package(tmp_path, files))
 
 
+def test_links_that_were_checked_out_as_text_are_followed(tmp_path: Path) -> None:
+    files = {
+        "data/secret/c/1.in": "../a/1.in",
+        "data/secret/c/1.ans": "../../secret/a/1.ans",
+        "data/secret/d/1.in": "../c/1.in",
+        "data/secret/d/1.ans": "../c/1.ans",
+        "data/secret/c/2.in": "../../sample/1.in",
+        "data/secret/c/2.ans": "../../sample/1.ans",
+    }
+    [problem] = load(make_package(tmp_path, files))
+    assert [test.name for test in problem.tests] == ["sample/1", "secret/a/1", "secret/b/2"]
+
+
+def test_test_data_that_only_looks_like_a_path_is_kept(tmp_path: Path) -> None:
+    files = {
+        "data/secret/c/1.in": "../a/1.in\n",
+        "data/secret/c/1.ans": "../../../../elsewhere.ans",
+        "data/secret/c/2.in": "../a/1.ans and more",
+        "data/secret/c/2.ans": "../a/1.in",
+    }
+    [problem] = load(make_package(tmp_path, files))
+    assert [(test.input, test.output) for test in problem.tests[3:]] == [
+        ("../a/1.in\n", "../../../../elsewhere.ans"),
+        ("../a/1.ans and more", "../a/1.in"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("link", "complaint"),
+    [("../a/9.in", r"a/9.in: missing; .*c/1.in is a link to it"), ("../c/1.in", r"c/1.in: a link that does not end")],
+)
+def test_a_link_to_nowhere_is_named(tmp_path: Path, link: str, complaint: str) -> None:
+    package = make_package(tmp_path, {"data/secret/c/1.in": link, "data/secret/c/1.ans": "6\n"})
+    with pytest.raises(ProblemError, match=complaint):
+        load(package)
+
+
 @pytest.mark.parametrize(
     ("yaml", "name"),
     [

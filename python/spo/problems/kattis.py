@@ -12,19 +12,16 @@ from typing import Any
 import yaml
 
 from spo.errors import ProblemError
+from spo.problems.kattis_tests import read_tests, read_text
 from spo.problems.latex import latex_title, latex_to_text
 from spo.problems.schema import (
     DEFAULT_MEMORY_LIMIT_BYTES,
     DEFAULT_TIME_LIMIT_S,
-    HIDDEN,
-    PUBLIC,
     Problem,
-    ProblemTest,
     check_problem,
 )
 from spo.problems.statement import with_samples
 
-_SPLITS = {"sample": PUBLIC, "secret": HIDDEN}
 _STATEMENT_FOLDERS = ("problem_statement", "statement")
 _FLAGS_WITHOUT_VALUE = frozenset({"case_sensitive", "space_change_sensitive"})
 _FLAGS_WITH_VALUE = frozenset({"float_tolerance", "float_absolute_tolerance", "float_relative_tolerance"})
@@ -55,7 +52,7 @@ def load_package(package: Path) -> Problem:
     config_path = package / "problem.yaml"
     config = _read_yaml(config_path)
     statement, title = _read_statement(package)
-    tests = _read_tests(package)
+    tests = read_tests(package)
     limits = _section(config, "limits", config_path)
     memory_mib = _number(limits, "memory", config_path, DEFAULT_MEMORY_LIMIT_BYTES / 2**20)
     problem = Problem(
@@ -72,17 +69,8 @@ def load_package(package: Path) -> Problem:
     return check_problem(problem, str(config_path))
 
 
-def _read_text(path: Path, fix: str) -> str:
-    try:
-        return path.read_bytes().decode()
-    except FileNotFoundError:
-        raise ProblemError(f"{path}: missing; {fix}") from None
-    except UnicodeDecodeError as error:
-        raise ProblemError(f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8") from None
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
-    text = _read_text(path, "every Kattis package needs one (remove the folder if it is no package)")
+    text = read_text(path, "every Kattis package needs one (remove the folder if it is no package)")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -113,7 +101,7 @@ def _time_limit_s(package: Path, limits: Mapping[str, Any], config_path: Path) -
     file = package / ".timelimit"
     if "time_limit" in limits or not file.is_file():
         return _number(limits, "time_limit", config_path, DEFAULT_TIME_LIMIT_S)
-    text = _read_text(file, "")
+    text = read_text(file, "")
     try:
         return _number({"time_limit": float(text)}, "time_limit", file, DEFAULT_TIME_LIMIT_S)
     except ValueError as error:
@@ -176,36 +164,7 @@ def _read_statement(package: Path) -> tuple[str, str]:
         raise ProblemError(f"{package}: no problem_statement/problem.en.tex (or .md); add the statement")
     english = [file for file in files if file.name.split(".")[1] in ("en", "tex", "md")]
     chosen = (english or files)[0]
-    text = _read_text(chosen, "add the statement")
+    text = read_text(chosen, "add the statement")
     if chosen.suffix == ".md":
         return text.strip(), ""
     return latex_to_text(text), latex_title(text)
-
-
-def _read_tests(package: Path) -> tuple[ProblemTest, ...]:
-    """All tests, samples first, each group in name order; a test that repeats an earlier one is left out."""
-    seen: dict[str, ProblemTest] = {}
-    for folder, split in _SPLITS.items():
-        root = package / "data" / folder
-        _refuse_answers_without_input(root)
-        for file in sorted(root.rglob("*.in")):
-            answer = file.with_suffix(".ans")
-            name = file.relative_to(package / "data").with_suffix("").as_posix()
-            test = ProblemTest(
-                input=_read_text(file, ""),
-                output=_read_text(answer, f"write the expected output of {file.name} there"),
-                split=split,
-                name=name,
-            )
-            earlier = seen.setdefault(test.input, test)
-            if earlier.output != test.output:
-                raise ProblemError(f"{answer}: differs from the answer of {earlier.name}, which has the same input")
-    if not seen:
-        raise ProblemError(f"{package / 'data'}: no tests; add NAME.in and NAME.ans below data/secret")
-    return tuple(seen.values())
-
-
-def _refuse_answers_without_input(root: Path) -> None:
-    for answer in sorted(root.rglob("*.ans")):
-        if not answer.with_suffix(".in").is_file():
-            raise ProblemError(f"{answer.with_suffix('.in')}: missing; write the input of {answer.name} there")
