@@ -135,14 +135,17 @@ def test_confusion_follows_its_shares() -> None:
 
 
 def test_every_statement_and_program_survives_the_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    for names in product(OPERATORS, repeat=2):
-        for constant in CONSTANTS:
-            composition = tuple(Step(name, constant) for name in names)
-            texts = [render(composition, s, v) for s in range(len(STYLES)) for v in VARIABLES]
-            for text in [statement(composition), *texts]:
-                tokens = tokenizer(text)["input_ids"]
-                assert tokenizer.unk_token_id not in tokens
-                assert tokenizer.decode(tokens, skip_special_tokens=True) == text
+    compositions = [
+        tuple(Step(name, constant) for name in names)
+        for names in product(OPERATORS, repeat=2)
+        for constant in CONSTANTS
+    ]
+    writings = [*product(range(len(STYLES)), VARIABLES)]
+    programs = [render(composition, *writing) for composition in compositions for writing in writings]
+    texts = [*map(statement, compositions), *programs]
+    encoded = tokenizer(texts)["input_ids"]
+    assert all(tokenizer.unk_token_id not in tokens for tokens in encoded)
+    assert tokenizer.batch_decode(encoded, skip_special_tokens=True) == texts
 
 
 def test_a_response_ends_with_the_end_token_and_its_code_is_extracted_whole(

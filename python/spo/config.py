@@ -208,7 +208,7 @@ class TrainerConfig(Section, frozen=True):
 class TinyConfig(Section, frozen=True):
     """How the `tiny` reference is made, where `model.path` is `tiny`."""
 
-    steps: Positive = 600
+    steps: Positive = 250
     """Supervised steps."""
     torch_threads: Positive = 2
     """Torch threads while it is made (nothing else runs then)."""

@@ -30,10 +30,10 @@ Split = Literal["train", "evaluation"]
 INPUTS: Final = range(-12, 24)
 """The integers that a test may give."""
 
-NUM_TESTS: Final = 8
+NUM_TESTS: Final = 5
 """Tests a problem."""
 
-PROBLEMS_PER_PAIR: Final[dict[Split, int]] = {"train": 2, "evaluation": 3}
+PROBLEMS_PER_PAIR: Final[dict[Split, int]] = {"train": 1, "evaluation": 3}
 """Problems, with different constants, for each pair of operators of a split."""
 
 HELD_OUT_CLASSES: Final = 2

@@ -50,8 +50,8 @@ class ReferenceSettings:
         warmup_steps: Steps of the warm-up.
     """
 
-    hidden_size: int = 128
-    num_layers: int = 4
+    hidden_size: int = 160
+    num_layers: int = 2
     num_heads: int = 4
     num_steps: int = 250
     batch_size: int = 32
