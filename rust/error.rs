@@ -30,6 +30,16 @@ pub enum Error {
     /// The trajectory store cannot do it. Becomes `StoreError`.
     #[error("{0}")]
     Store(String),
+    /// A source of the replay buffer cannot give its part of a batch yet. Becomes `NotEnough`.
+    #[error("the source {source_name:?} can give {available} of the {wanted} trajectories asked for")]
+    NotEnough {
+        /// The source.
+        source_name: String,
+        /// How many were asked for.
+        wanted: usize,
+        /// How many there are.
+        available: usize,
+    },
     /// The judge itself failed (never a verdict on a program). Becomes `JudgeError`.
     #[error("{0}")]
     Judge(String),

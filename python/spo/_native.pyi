@@ -1,18 +1,147 @@
 """Stub of the compiled core; checked against it by `mypy.stubtest`. One section a core module."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias, final
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
+
+__all__ = [
+    "Judge",
+    "JudgeTicket",
+    "NativeReplayBuffer",
+    "NativeStore",
+    "Trajectory",
+    "WeightPublisher",
+    "WeightSubscriber",
+    "__version__",
+    "decode_trajectories",
+    "encode_trajectories",
+]
 
 __version__: str
 
 # --- trajectory ---
 
+@final
+class Trajectory:
+    """The record of one rollout; immutable, compared by content. Array attributes are fresh copies.
+
+    Raises:
+        ValueError: a field is wrong; the text names it.
+    """
+
+    def __new__(
+        cls,
+        problem_id: str,
+        prompt_tokens: npt.NDArray[np.int32] | npt.NDArray[np.int64] | Sequence[int],
+        response_tokens: npt.NDArray[np.int32] | npt.NDArray[np.int64] | Sequence[int],
+        reward: float,
+        verdict: str,
+        source: str,
+        behavior_logprobs: npt.NDArray[np.float32] | Sequence[float] | None = None,
+        reference_logprobs: npt.NDArray[np.float32] | Sequence[float] | None = None,
+        min_policy_version: int = 0,
+        max_policy_version: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Trajectory: ...
+    @property
+    def problem_id(self) -> str: ...
+    @property
+    def prompt_tokens(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def response_tokens(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def reward(self) -> float: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def behavior_logprobs(self) -> npt.NDArray[np.float32] | None: ...
+    @property
+    def reference_logprobs(self) -> npt.NDArray[np.float32] | None: ...
+    @property
+    def min_policy_version(self) -> int: ...
+    @property
+    def max_policy_version(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def top_p(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def metadata(self) -> dict[str, str]: ...
+    @property
+    def content_hash(self) -> bytes: ...
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+
+def encode_trajectories(trajectories: Sequence[Trajectory]) -> bytes: ...
+def decode_trajectories(data: bytes) -> list[Trajectory]: ...
+
 # --- store ---
 
+@final
+class NativeStore:
+    """An open trajectory store; see `spo.store.TrajectoryStore`."""
+
+    def __new__(
+        cls,
+        path: str | PathLike[str],
+        mode: str,
+        tokenizer: str | None,
+        skip_damage: bool,
+        segment_bytes: int | None,
+    ) -> NativeStore: ...
+    def append(self, trajectories: Sequence[Trajectory]) -> list[int]: ...
+    def commit(self) -> None: ...
+    def refresh(self) -> None: ...
+    def read_many(
+        self, ids: Sequence[int], prompt: bool, response: bool, behavior: bool, reference: bool
+    ) -> list[Trajectory]: ...
+    def scan(
+        self, source: str | None, problem: str | None, reward: float | None, since_us: int | None
+    ) -> list[int]: ...
+    def info(self) -> dict[str, Any]: ...
+    def __len__(self) -> int: ...
+    @property
+    def tokenizer(self) -> str: ...
+    @property
+    def writable(self) -> bool: ...
+    @property
+    def torn_tails(self) -> list[tuple[Path, int, int]]: ...
+
 # --- replay ---
+
+@final
+class NativeReplayBuffer:
+    """The replay buffer; see `spo.replay.ReplayBuffer`."""
+
+    def __new__(cls, capacity: int, max_uses: int, max_staleness: int, seed: int, order: str) -> NativeReplayBuffer: ...
+    def add(self, trajectories: Sequence[Trajectory], ids: Sequence[int]) -> None: ...
+    def sample(
+        self,
+        num_trajectories: int,
+        policy_version: int,
+        mix: Mapping[str, float],
+        token_budget: int,
+        row_multiple: int,
+    ) -> dict[str, Any]: ...
+    def available(self, policy_version: int) -> dict[str, int]: ...
+    def counters(self) -> dict[str, int]: ...
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: dict[str, Any], store: NativeStore) -> None: ...
+    def __len__(self) -> int: ...
 
 # --- judge ---
 

@@ -21,6 +21,10 @@ class CorruptShardError(StoreError):
     """A file of the store holds other bytes than were written; the text names the file and the offset."""
 
 
+class NotEnough(StoreError):  # noqa: N818
+    """A source of the replay buffer cannot give its part of a batch yet (it is named); nothing was taken."""
+
+
 class JudgeError(SpoError):
     """The judge itself failed; never says anything about the judged program."""
 

@@ -22,6 +22,7 @@ pub(crate) fn to_python(error: Error) -> PyErr {
         Error::Interrupted => PyKeyboardInterrupt::new_err(()),
         Error::Corrupt { .. } => project_error("CorruptShardError", (text,)),
         Error::Store(_) => project_error("StoreError", (text,)),
+        Error::NotEnough { .. } => project_error("NotEnough", (text,)),
         Error::Judge(_) => project_error("JudgeError", (text,)),
         Error::Weights(_) => project_error("WeightsError", (text,)),
         Error::VersionGone { newest, .. } => project_error("VersionGone", (text, newest)),

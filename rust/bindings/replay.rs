@@ -1,7 +1,183 @@
 //! Bindings of `spo_core::replay`.
 
-use pyo3::prelude::*;
+use std::collections::BTreeMap;
 
-pub(crate) fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use spo_core::replay::batch::Batch;
+use spo_core::replay::state::{PoolState, State};
+use spo_core::replay::window::Bounds;
+use spo_core::replay::{Counters, Item, Order, ReplayBuffer, Request};
+
+use crate::runtime::without_gil;
+use crate::store::NativeStore;
+use crate::trajectory::{Trajectory, cores};
+
+/// The replay buffer; see `spo.replay.ReplayBuffer`.
+#[pyclass(frozen, module = "spo._native")]
+pub(crate) struct NativeReplayBuffer(ReplayBuffer);
+
+#[pymethods]
+impl NativeReplayBuffer {
+    #[new]
+    fn new(capacity: usize, max_uses: u32, max_staleness: u64, seed: u64, order: &str) -> PyResult<Self> {
+        let order = match order {
+            "oldest" => Order::Oldest,
+            "uniform" => Order::Uniform,
+            other => {
+                return Err(PyValueError::new_err(format!("order must be \"oldest\" or \"uniform\", got {other:?}")));
+            }
+        };
+        let bounds = Bounds { capacity, max_uses, max_staleness, order };
+        ReplayBuffer::new(bounds, seed).map(NativeReplayBuffer).map_err(crate::errors::to_python)
+    }
+
+    fn add(&self, py: Python<'_>, trajectories: Vec<PyRef<'_, Trajectory>>, ids: Vec<u64>) -> PyResult<()> {
+        if trajectories.len() != ids.len() {
+            let (given, named) = (trajectories.len(), ids.len());
+            return Err(PyValueError::new_err(format!("{given} trajectories came with {named} ids")));
+        }
+        let items = cores(&trajectories).into_iter().zip(ids);
+        let items = items.map(|(trajectory, id)| Item { id, trajectory }).collect();
+        without_gil(py, |_| self.0.add(items))
+    }
+
+    fn sample<'py>(
+        &self,
+        py: Python<'py>,
+        num_trajectories: usize,
+        policy_version: u64,
+        mix: BTreeMap<String, f64>,
+        token_budget: usize,
+        row_multiple: usize,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let request = Request { num_trajectories, policy_version, mix, token_budget, row_multiple };
+        let batch = without_gil(py, |_| self.0.sample(&request))?;
+        arrays(py, batch)
+    }
+
+    fn available(&self, py: Python<'_>, policy_version: u64) -> PyResult<BTreeMap<String, usize>> {
+        without_gil(py, |_| Ok(self.0.available(policy_version)))
+    }
+
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counters = self.0.counters();
+        let dict = PyDict::new(py);
+        dict.set_item("used_up", counters.used_up)?;
+        dict.set_item("expired", counters.expired)?;
+        dict.set_item("expired_unused", counters.expired_unused)?;
+        dict.set_item("evicted", counters.evicted)?;
+        dict.set_item("evicted_unused", counters.evicted_unused)?;
+        Ok(dict)
+    }
+
+    fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let state = without_gil(py, |_| Ok(self.0.state()))?;
+        let pools = PyDict::new(py);
+        for (source, pool) in state.pools {
+            let entry = PyDict::new(py);
+            entry.set_item("ids", pool.ids)?;
+            entry.set_item("cursor", pool.cursor)?;
+            entry.set_item("epoch", pool.epoch)?;
+            entry.set_item("random", pool.random)?;
+            pools.set_item(source, entry)?;
+        }
+        let dict = PyDict::new(py);
+        dict.set_item("seed", state.seed)?;
+        dict.set_item("window_random", state.window_random)?;
+        dict.set_item("window_ids", state.window_ids)?;
+        dict.set_item("window_uses", state.window_uses)?;
+        dict.set_item("pools", pools)?;
+        dict.set_item("counters", self.counters(py)?)?;
+        Ok(dict)
+    }
+
+    fn load_state(&self, py: Python<'_>, state: &Bound<'_, PyDict>, store: &NativeStore) -> PyResult<()> {
+        let counters: BTreeMap<String, u64> = field(state, "counters")?;
+        let mut pools = BTreeMap::new();
+        let wrong = |_| PyValueError::new_err("the buffer's state has no \"pools\", or not of the right type");
+        let saved = state.as_any().get_item("pools").map_err(wrong)?;
+        for (source, pool) in saved.extract::<BTreeMap<String, Bound<'_, PyDict>>>().map_err(wrong)? {
+            pools.insert(source, pool_state(&pool)?);
+        }
+        let counter = |name: &str| {
+            counters
+                .get(name)
+                .copied()
+                .ok_or_else(|| PyValueError::new_err(format!("the state's counters lack {name:?}")))
+        };
+        let state = State {
+            seed: field(state, "seed")?,
+            window_random: field(state, "window_random")?,
+            window_ids: field(state, "window_ids")?,
+            window_uses: field(state, "window_uses")?,
+            pools,
+            counters: Counters {
+                used_up: counter("used_up")?,
+                expired: counter("expired")?,
+                expired_unused: counter("expired_unused")?,
+                evicted: counter("evicted")?,
+                evicted_unused: counter("evicted_unused")?,
+            },
+        };
+        let store = store.0.clone();
+        without_gil(py, |interrupt| self.0.load_state(&state, &store, interrupt))
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+}
+
+fn pool_state(pool: &Bound<'_, PyDict>) -> PyResult<PoolState> {
+    let (ids, cursor) = (field(pool, "ids")?, field(pool, "cursor")?);
+    Ok(PoolState { ids, cursor, epoch: field(pool, "epoch")?, random: field(pool, "random")? })
+}
+
+fn field<T: for<'a, 'py> FromPyObject<'a, 'py>>(state: &Bound<'_, PyDict>, name: &str) -> PyResult<T> {
+    let wrong = || PyValueError::new_err(format!("the buffer's state has no {name:?}, or not of the right type"));
+    let value = state.get_item(name)?.ok_or_else(wrong)?;
+    value.extract().map_err(|_| wrong())
+}
+
+/// The batch's arrays; those of tokens are handed over, not copied.
+fn arrays<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyDict>> {
+    let shape = [batch.rows, batch.width];
+    let dict = PyDict::new(py);
+    dict.set_item("tokens", matrix(py, batch.tokens, shape)?)?;
+    dict.set_item("position_ids", matrix(py, batch.position_ids, shape)?)?;
+    dict.set_item("segment_ids", matrix(py, batch.segment_ids, shape)?)?;
+    dict.set_item("response_mask", matrix(py, batch.response_mask, shape)?)?;
+    dict.set_item("behavior_logprobs", batch.behavior_logprobs.map(|column| matrix(py, column, shape)).transpose()?)?;
+    dict.set_item("reference_logprobs", batch.reference_logprobs.map(|column| matrix(py, column, shape)).transpose()?)?;
+    dict.set_item("rows", PyArray1::from_iter(py, batch.places.iter().map(|place| place.row as u32)))?;
+    dict.set_item("starts", PyArray1::from_iter(py, batch.places.iter().map(|place| place.start as u32)))?;
+    let records = || batch.items.iter().map(|(item, _)| &*item.trajectory);
+    dict.set_item(
+        "prompt_lengths",
+        PyArray1::from_iter(py, records().map(|record| record.prompt_tokens.len() as u32)),
+    )?;
+    dict.set_item(
+        "response_lengths",
+        PyArray1::from_iter(py, records().map(|record| record.response_tokens.len() as u32)),
+    )?;
+    dict.set_item("rewards", PyArray1::from_iter(py, records().map(|record| record.reward as f32)))?;
+    dict.set_item("temperatures", PyArray1::from_iter(py, records().map(|record| record.temperature as f32)))?;
+    dict.set_item("min_policy_versions", PyArray1::from_iter(py, records().map(|record| record.min_policy_version)))?;
+    dict.set_item("max_policy_versions", PyArray1::from_iter(py, records().map(|record| record.max_policy_version)))?;
+    dict.set_item("ids", PyArray1::from_iter(py, batch.items.iter().map(|(item, _)| item.id)))?;
+    dict.set_item("uses", PyArray1::from_iter(py, batch.items.iter().map(|(_, uses)| *uses)))?;
+    dict.set_item("sources", records().map(|record| record.source.as_str()).collect::<Vec<_>>())?;
+    dict.set_item("problem_ids", records().map(|record| record.problem_id.as_str()).collect::<Vec<_>>())?;
+    Ok(dict)
+}
+
+fn matrix<T: numpy::Element>(py: Python<'_>, values: Vec<T>, shape: [usize; 2]) -> PyResult<Bound<'_, PyArray2<T>>> {
+    PyArray1::from_vec(py, values).reshape(shape)
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<NativeReplayBuffer>()
 }

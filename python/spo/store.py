@@ -1,0 +1,228 @@
+"""The trajectory store: the durable home of every rollout, shared by any number of processes.
+
+A `Trajectory` is the record of one rollout. A `TrajectoryStore` is a directory of append-only, compressed,
+checksummed segments. *Visible* and *durable* are two things: what `append` returned for, every reader sees,
+and the death of this process cannot lose; what `commit` returned for, the machine's cannot either.
+`encode_trajectories` and `decode_trajectories` are the same records as one message, for the wire.
+
+The work is done in Rust (`rust/trajectory`, `rust/store`) without the GIL; every method may be called from
+any thread. Nothing here samples or trains: see `spo.replay`.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spo._native import NativeStore, Trajectory, decode_trajectories, encode_trajectories
+from spo.errors import CorruptShardError, StoreError
+
+__all__ = [
+    "CorruptShardError",
+    "StoreError",
+    "Trajectory",
+    "TrajectoryStore",
+    "decode_trajectories",
+    "encode_trajectories",
+]
+
+logger = logging.getLogger(__name__)
+
+PER_TOKEN_COLUMNS = frozenset({"tokens", "prompt_tokens", "response_tokens", "behavior_logprobs", "reference_logprobs"})
+SCALAR_COLUMNS = frozenset(
+    {
+        "problem_id",
+        "reward",
+        "verdict",
+        "source",
+        "min_policy_version",
+        "max_policy_version",
+        "temperature",
+        "top_p",
+        "seed",
+        "metadata",
+    }
+)
+
+
+class TrajectoryStore:
+    """An open store of trajectories; make one with `TrajectoryStore.open`."""
+
+    def __init__(self, native: NativeStore) -> None:
+        self._store: NativeStore | None = native
+
+    @classmethod
+    def open(
+        cls,
+        path: str | PathLike[str],
+        mode: Literal["a", "r"] = "a",
+        tokenizer: str | None = None,
+        *,
+        skip_damage: bool = False,
+        segment_bytes: int | None = None,
+    ) -> Self:
+        """Opens the store in the directory `path`.
+
+        A writer goes on where a dead one stopped. An append that a crash cut short never was: it is removed
+        here, logged, and listed in `torn_tails`. Any other damage is refused.
+
+        Args:
+            path: the directory; mode "a" makes it where there is none.
+            mode: "a" to append and read, "r" to read. Any number of processes may do either at once.
+            tokenizer: fingerprint of the tokenizer that the tokens belong to. Needed to make a store; checked
+                where given.
+            skip_damage: read what can be read, and count the rest in `info()["skipped"]`; only with mode "r".
+            segment_bytes: size at which a segment is sealed; 256 MiB unless given.
+
+        Raises:
+            StoreError: the store is of another tokenizer.
+            CorruptShardError: a file holds other bytes than were written; the text names file and offset.
+            OSError: the directory cannot be read or written; with mode "r", there is no store.
+            ValueError: an argument is wrong.
+        """
+        store = cls(NativeStore(path, mode, tokenizer, skip_damage, segment_bytes))
+        for file, offset, dropped in store.torn_tails:
+            logger.warning("%s: cut off an unfinished append of %d bytes at byte %d", file, dropped, offset)
+        return store
+
+    def append(self, trajectories: Sequence[Trajectory]) -> list[int]:
+        """Appends all of them or, on an error, none; readers see them when this returns.
+
+        Returns:
+            Their ids: unique in the store, for good, below 2**53.
+
+        Raises:
+            StoreError: the store is open for reading, or an earlier sync failed.
+            OSError: the disk refused (full, say). Nothing was appended, and a later try may work.
+        """
+        return self._native.append(trajectories)
+
+    def commit(self) -> None:
+        """Returns once everything appended before the call is on the disk. Concurrent calls share one sync.
+
+        Raises:
+            OSError: the sync failed. What is on the disk is unknown, so the store refuses to go on: reopen
+            it.
+            StoreError: an earlier sync failed, or the store is open for reading.
+        """
+        self._native.commit()
+
+    def refresh(self) -> None:
+        """Looks for what other writers have appended; `scan`, `len` and `info` do so by themselves."""
+        self._native.refresh()
+
+    def __getitem__(self, record_id: int) -> Trajectory:
+        """The trajectory with this id.
+
+        Raises:
+            StoreError: there is none.
+            CorruptShardError: its bytes are damaged.
+        """
+        return self._native.read_many([record_id], True, True, True, True)[0]
+
+    def read_many(self, ids: Iterable[int], columns: Sequence[str] | None = None) -> Any:
+        """Reads records, in the order of `ids`.
+
+        Args:
+            ids: which.
+            columns: names of `Trajectory` attributes, or "tokens" (prompt, then response). Only these are
+                decompressed.
+
+        Returns:
+            Without `columns` a list of `Trajectory`. With it a dict of lists, one for each column: int32 or
+            float32 arrays for columns of tokens (None where a trajectory has no such column), plain values
+            for the others.
+
+        Raises:
+            StoreError: an id is unknown.
+            CorruptShardError: a record's bytes are damaged.
+            ValueError: a column is unknown.
+        """
+        ids = list(ids)
+        if columns is None:
+            return self._native.read_many(ids, True, True, True, True)
+        unknown = [name for name in columns if name not in PER_TOKEN_COLUMNS | SCALAR_COLUMNS]
+        if unknown:
+            known = ", ".join(sorted(PER_TOKEN_COLUMNS | SCALAR_COLUMNS))
+            raise ValueError(f"columns has the unknown name {unknown[0]!r}; known are {known}")
+        wanted = set(columns)
+        records = self._native.read_many(
+            ids,
+            not wanted.isdisjoint({"tokens", "prompt_tokens"}),
+            not wanted.isdisjoint({"tokens", "response_tokens"}),
+            "behavior_logprobs" in wanted,
+            "reference_logprobs" in wanted,
+        )
+        return {
+            name: [_tokens(record) if name == "tokens" else getattr(record, name) for record in records]
+            for name in columns
+        }
+
+    def scan(
+        self,
+        source: str | None = None,
+        problem: str | None = None,
+        reward: float | None = None,
+        since: float | None = None,
+    ) -> list[int]:
+        """Ids of the records that match, in the order in which they were appended. Decompresses nothing.
+
+        Args:
+            source: only with this `source`.
+            problem: only with this `problem_id`.
+            reward: only with exactly this `reward`.
+            since: only appended at this time or later, in seconds since 1970.
+        """
+        since_us = None if since is None else max(0, int(since * 1e6))
+        return self._native.scan(source, problem, reward, since_us)
+
+    def info(self) -> dict[str, Any]:
+        """Totals: path, store_id, tokenizer, records, their tokens and sources, bytes, segments, damage skipped."""
+        totals = self._native.info()
+        return {**totals, "path": str(totals["path"])}
+
+    @property
+    def tokenizer(self) -> str:
+        """Fingerprint of the tokenizer that all tokens in the store belong to."""
+        return self._native.tokenizer
+
+    @property
+    def torn_tails(self) -> list[tuple[str, int, int]]:
+        """File, offset and length of each unfinished append that opening the store removed."""
+        return [(str(file), offset, dropped) for file, offset, dropped in self._native.torn_tails]
+
+    def __len__(self) -> int:
+        return len(self._native)
+
+    def close(self) -> None:
+        """Lets go of the store's files; another writer may then go on in this one's segment.
+
+        Closing twice does no harm. It does not commit: a `with` block that ends well does.
+        """
+        self._store = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._store is not None and self._store.writable:
+                self._store.commit()
+        finally:
+            self.close()
+
+    @property
+    def _native(self) -> NativeStore:
+        if self._store is None:
+            raise StoreError("the store is closed")
+        return self._store
+
+
+def _tokens(record: Trajectory) -> NDArray[np.int32]:
+    return np.concatenate([record.prompt_tokens, record.response_tokens])

@@ -1,0 +1,139 @@
+//! What the store remembers of every record: a fixed 48 bytes, and each name once. Enough to find a record and to filter
+//! without reading it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::shard::FooterRow;
+
+/// One record's place and what it can be filtered by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Row {
+    /// When it was appended, in microseconds since 1970.
+    pub time_us: u64,
+    /// `reward` of the trajectory.
+    pub reward: f64,
+    /// Sequence number of the record's frame in its segment.
+    pub sequence: u32,
+    /// Offset of the frame.
+    pub offset: u32,
+    /// Bytes of the frame's payload.
+    pub length: u32,
+    /// Number of the trajectory's `source` in [`Names`].
+    pub source: u32,
+    /// Number of the trajectory's `problem_id` in [`Names`].
+    pub problem: u32,
+    /// Tokens of the prompt.
+    pub prompt: u32,
+    /// Tokens of the response.
+    pub response: u32,
+}
+
+// Ten million records must fit into half a gigabyte.
+const _: () = assert!(size_of::<Row>() <= 48);
+
+impl Row {
+    /// The row that a footer keeps.
+    pub fn from_footer(row: &FooterRow<'_>, names: &mut Names) -> Self {
+        Row {
+            time_us: row.time_us,
+            reward: row.reward,
+            sequence: row.sequence,
+            offset: row.offset,
+            length: row.length,
+            source: names.number(row.source),
+            problem: names.number(row.problem),
+            prompt: row.prompt,
+            response: row.response,
+        }
+    }
+
+    /// The row as a footer keeps it.
+    pub fn to_footer<'a>(&self, names: &'a Names) -> FooterRow<'a> {
+        FooterRow {
+            sequence: self.sequence,
+            offset: self.offset,
+            length: self.length,
+            time_us: self.time_us,
+            source: names.name(self.source),
+            problem: names.name(self.problem),
+            reward: self.reward,
+            prompt: self.prompt,
+            response: self.response,
+        }
+    }
+}
+
+/// Strings by number, each kept once.
+#[derive(Default)]
+pub struct Names {
+    numbers: HashMap<Arc<str>, u32>,
+    names: Vec<Arc<str>>,
+}
+
+impl Names {
+    /// The name's number, given now if it has none.
+    pub fn number(&mut self, name: &str) -> u32 {
+        if let Some(&number) = self.numbers.get(name) {
+            return number;
+        }
+        let number = self.names.len() as u32;
+        let name: Arc<str> = name.into();
+        self.names.push(name.clone());
+        self.numbers.insert(name, number);
+        number
+    }
+
+    /// The name's number, if it has one.
+    pub fn find(&self, name: &str) -> Option<u32> {
+        self.numbers.get(name).copied()
+    }
+
+    /// The name of a number that [`Self::number`] gave.
+    pub fn name(&self, number: u32) -> &str {
+        &self.names[number as usize]
+    }
+}
+
+/// Which records a scan returns; `None` is any.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Filter {
+    /// `source` is this.
+    pub source: Option<String>,
+    /// `problem_id` is this.
+    pub problem: Option<String>,
+    /// `reward` is this.
+    pub reward: Option<f64>,
+    /// Appended at this time or later, in microseconds since 1970.
+    pub since_us: Option<u64>,
+}
+
+impl Filter {
+    /// Whether the filter's names are known at all, and their numbers.
+    pub fn resolve(&self, names: &Names) -> Option<ResolvedFilter> {
+        let number = |name: &Option<String>| match name {
+            None => Some(None),
+            Some(name) => names.find(name).map(Some),
+        };
+        let (source, problem) = (number(&self.source)?, number(&self.problem)?);
+        Some(ResolvedFilter { source, problem, reward: self.reward, since_us: self.since_us })
+    }
+}
+
+/// A [`Filter`] with names as numbers.
+pub struct ResolvedFilter {
+    source: Option<u32>,
+    problem: Option<u32>,
+    reward: Option<f64>,
+    since_us: Option<u64>,
+}
+
+impl ResolvedFilter {
+    /// Whether the record passes.
+    pub fn accepts(&self, row: &Row) -> bool {
+        self.source.is_none_or(|source| source == row.source)
+            && self.problem.is_none_or(|problem| problem == row.problem)
+            && self.reward.is_none_or(|reward| reward == row.reward)
+            && self.since_us.is_none_or(|since| row.time_us >= since)
+    }
+}

@@ -1,0 +1,206 @@
+//! Opening a store: its identity, its segments, and for a writer the segment it appends to. A writer goes on in a live
+//! segment whose own writer is gone, after cutting off the append that it may have left unfinished.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, RwLock};
+
+use super::files::{self, SegmentName};
+use super::recovery::{OnDamage, read_start, unreadable};
+use super::segment::Segment;
+use super::shard::{SegmentHeader, trailer};
+use super::writer::{Poison, SyncFn, Writer};
+use super::{SEGMENT_BYTES, State, Store, TornTail};
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+
+/// What the caller wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Read what is there, and what others append.
+    Read,
+    /// Append, and read.
+    Append,
+}
+
+/// How to open a store.
+#[derive(Clone)]
+pub struct Options {
+    /// Read or append.
+    pub mode: Mode,
+    /// Fingerprint of the tokenizer; needed to make a store, checked when given.
+    pub tokenizer: Option<String>,
+    /// Size at which a segment is sealed.
+    pub segment_bytes: u64,
+    /// Whether damage is refused or skipped; a writer always refuses.
+    pub on_damage: OnDamage,
+    /// What makes a file durable.
+    pub sync: SyncFn,
+}
+
+impl Options {
+    /// The usual options.
+    pub fn new(mode: Mode, tokenizer: Option<&str>) -> Self {
+        Options {
+            mode,
+            tokenizer: tokenizer.map(str::to_owned),
+            segment_bytes: SEGMENT_BYTES,
+            on_damage: OnDamage::Refuse,
+            sync: Arc::new(File::sync_data),
+        }
+    }
+}
+
+pub(super) fn open(directory: &Path, options: Options, interrupt: Interrupt<'_>) -> Result<Store> {
+    let append = options.mode == Mode::Append;
+    if append && options.on_damage == OnDamage::Skip {
+        return Err(Error::invalid("damage can only be skipped with mode \"r\""));
+    }
+    let identity = if append { make_identity(directory, &options)? } else { read_identity(directory)? };
+    if let Some(tokenizer) = options.tokenizer.as_ref().filter(|tokenizer| **tokenizer != identity.tokenizer) {
+        let (path, theirs) = (directory.display(), &identity.tokenizer);
+        return Err(Error::Store(format!(
+            "{path} holds tokens of the tokenizer {theirs:?}, not of {tokenizer:?}; use a store of its own for each tokenizer"
+        )));
+    }
+    let mut state = State::default();
+    load_segments(directory, &identity, options.on_damage, &mut state, interrupt)?;
+    let mut torn = Vec::new();
+    let writer = match append {
+        true => Some(Mutex::new(open_writer(directory, &identity, &options, &mut state, &mut torn, interrupt)?)),
+        false => None,
+    };
+    Ok(Store {
+        directory: directory.to_owned(),
+        identity,
+        on_damage: options.on_damage,
+        segment_bytes: options.segment_bytes,
+        state: RwLock::new(state),
+        writer,
+        durable: Mutex::new((0, 0)),
+        poison: Poison::default(),
+        torn,
+    })
+}
+
+/// Opens segments that are new in the directory, and reads on in those that are live.
+pub(super) fn load_segments(
+    directory: &Path,
+    identity: &SegmentHeader,
+    on_damage: OnDamage,
+    state: &mut State,
+    interrupt: Interrupt<'_>,
+) -> Result<()> {
+    let State { names, segments } = state;
+    for SegmentName { number, .. } in files::list_segments(directory)? {
+        if let Some(segment) = segments.get_mut(&number) {
+            segment.extend(names, interrupt)?;
+            continue;
+        }
+        let expected = SegmentHeader { number, ..identity.clone() };
+        // Sealed or not is asked now: it may have been sealed since the listing.
+        let Some((file, name)) = open_segment_file(directory, number)? else { continue };
+        let path = name.path(directory);
+        let segment = Segment::open(file, path, name.sealed, &expected, on_damage, names, interrupt)?;
+        segments.insert(number, segment);
+    }
+    Ok(())
+}
+
+fn open_segment_file(directory: &Path, number: u32) -> Result<Option<(File, SegmentName)>> {
+    // Sealing renames live to sealed: live, then sealed, cannot miss it. But a sealed name wins over a live one, which
+    // then is a writer's attempt at a number already taken.
+    for sealed in [true, false, true] {
+        let name = SegmentName { number, sealed };
+        let path = name.path(directory);
+        match File::open(&path) {
+            Ok(file) => return Ok(Some((file, name))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(unreadable(&path, error)),
+        }
+    }
+    Ok(None)
+}
+
+fn read_identity(directory: &Path) -> Result<SegmentHeader> {
+    let path = files::identity_path(directory);
+    let file = File::open(&path)
+        .map_err(|error| Error::io(format!("open the trajectory store {}", directory.display()), error))?;
+    Ok(read_start(&file, &path)?.0)
+}
+
+fn make_identity(directory: &Path, options: &Options) -> Result<SegmentHeader> {
+    let path = files::identity_path(directory);
+    if path.exists() {
+        return read_identity(directory);
+    }
+    let Some(tokenizer) = options.tokenizer.clone().filter(|tokenizer| !tokenizer.is_empty()) else {
+        let path = directory.display();
+        return Err(Error::invalid(format!("tokenizer must be given (a fingerprint) to make the store {path}")));
+    };
+    files::create_directory(directory)?;
+    let identity = SegmentHeader { store_id: files::random_id()?, number: 0, tokenizer };
+    match files::create_exclusive(&path, &identity.file_start(files::now_us()))? {
+        Some(_) => Ok(identity),
+        None => read_identity(directory),
+    }
+}
+
+fn open_writer(
+    directory: &Path,
+    identity: &SegmentHeader,
+    options: &Options,
+    state: &mut State,
+    torn: &mut Vec<TornTail>,
+    interrupt: Interrupt<'_>,
+) -> Result<Writer> {
+    files::remove_abandoned(directory)?;
+    let unsealed: Vec<u32> =
+        files::list_segments(directory)?.into_iter().filter_map(|name| (!name.sealed).then_some(name.number)).collect();
+    for number in unsealed {
+        let path = SegmentName { number, sealed: false }.path(directory);
+        let State { names, segments } = &mut *state;
+        let Some(segment) = segments.get_mut(&number) else { continue };
+        let Some(file) = files::adopt(&path)? else { continue };
+        segment.extend(names, interrupt)?;
+        if segment.sealed {
+            finish_seal(directory, number, &file, segment)?;
+            continue;
+        }
+        torn.extend(cut_torn_tail(&file, segment)?);
+        let header = SegmentHeader { number, ..identity.clone() };
+        let last_time_us = segment.rows.last().map_or(0, |row| row.time_us);
+        let (file, sync) = (Arc::new(file), options.sync.clone());
+        return Writer::adopt(directory, &header, file, segment.end, segment.sequence, last_time_us, sync);
+    }
+    let writer = Writer::create(directory, identity.store_id, &identity.tokenizer, options.sync.clone())?;
+    load_segments(directory, identity, options.on_damage, state, interrupt)?;
+    Ok(writer)
+}
+
+fn cut_torn_tail(file: &File, segment: &Segment) -> Result<Option<TornTail>> {
+    let bytes = segment.unfinished()?;
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let cut = || {
+        file.set_len(segment.end)?;
+        file.sync_all()
+    };
+    cut().map_err(|error| Error::io(format!("cut the torn tail off {}", segment.path.display()), error))?;
+    Ok(Some(TornTail { path: segment.path.clone(), offset: segment.end, bytes }))
+}
+
+/// Completes what a writer that died while sealing had begun: its footer is whole, its trailer and name may not be.
+fn finish_seal(directory: &Path, number: u32, file: &File, segment: &Segment) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let trailer = trailer(segment.end);
+    let finish = || {
+        file.write_all_at(&trailer, segment.footer_end)?;
+        file.set_len(segment.footer_end + trailer.len() as u64)?;
+        file.sync_all()
+    };
+    finish().map_err(|error| Error::io(format!("seal {}", segment.path.display()), error))?;
+    files::rename_sealed(directory, number)
+}

@@ -1,0 +1,247 @@
+//! The byte layout of the store's files, and nothing else: the only place that knows offsets.
+//!
+//! ```text
+//! file     "SPOSEG" version:u16  header frame  frames…  [footer frame  trailer]   (footer and trailer once sealed)
+//! frame    "SPOf" kind:u8 flags:u8 0:u16 sequence:u32 length:u32 time_us:u64 payload_crc:u32 header_crc:u32  payload
+//! trailer  "SPOFOOT1" footer_offset:u64 crc:u32
+//! ```
+//!
+//! Integers are little-endian, checksums CRC-32C. The header has its own checksum, so a damaged length cannot send a
+//! reader astray; `sequence` counts the frames of the file from 0 (the header frame), so a lost frame is noticed.
+
+use crate::trajectory::bytes::{Cursor, Damage, put_bytes, put_float, put_varint};
+use crate::trajectory::record::{MAX_RECORD_BYTES, compress, decompress};
+use crate::trajectory::{MAX_NAME_BYTES, MAX_TOKENS};
+
+/// First bytes of every file: format and version.
+pub const FILE_MAGIC: [u8; 8] = *b"SPOSEG\x01\x00";
+/// First bytes of every frame, to find the next one behind damage.
+pub const FRAME_MAGIC: [u8; 4] = *b"SPOf";
+/// Bytes of a frame before its payload.
+pub const FRAME_HEADER_BYTES: usize = 32;
+/// Bytes of the trailer that ends a sealed file.
+pub const TRAILER_BYTES: usize = 20;
+/// Most bytes of a frame's payload.
+pub const MAX_PAYLOAD_BYTES: usize = MAX_RECORD_BYTES;
+/// Most records in a segment: bounds the footer.
+pub const MAX_SEGMENT_RECORDS: usize = 1 << 20;
+const MAX_FOOTER_BYTES: usize = 256 << 20;
+const TRAILER_MAGIC: [u8; 8] = *b"SPOFOOT1";
+const BATCH_END: u8 = 1;
+
+/// What a frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// [`SegmentHeader`]; the first frame of a file.
+    Header = 1,
+    /// An encoded record.
+    Trajectory = 2,
+    /// The index rows of a sealed file; its last frame.
+    Footer = 3,
+}
+
+/// A frame without its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// What the payload is.
+    pub kind: Kind,
+    /// Whether the frame completes an append: readers take appends whole or not at all.
+    pub batch_end: bool,
+    /// Place among the file's frames.
+    pub sequence: u32,
+    /// Bytes of the payload.
+    pub length: u32,
+    /// When it was appended, in microseconds since 1970.
+    pub time_us: u64,
+    /// CRC-32C of the payload.
+    pub payload_crc: u32,
+}
+
+impl FrameHeader {
+    /// The header of `payload`, whose length the caller has bounded by [`MAX_PAYLOAD_BYTES`].
+    pub fn of(kind: Kind, batch_end: bool, sequence: u32, time_us: u64, payload: &[u8]) -> Self {
+        let payload_crc = crc32c::crc32c(payload);
+        FrameHeader { kind, batch_end, sequence, length: payload.len() as u32, time_us, payload_crc }
+    }
+
+    /// Appends the header and the payload.
+    pub fn put(&self, payload: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&FRAME_MAGIC);
+        out.extend_from_slice(&[self.kind as u8, u8::from(self.batch_end) * BATCH_END, 0, 0]);
+        out.extend_from_slice(&self.sequence.to_le_bytes());
+        out.extend_from_slice(&self.length.to_le_bytes());
+        out.extend_from_slice(&self.time_us.to_le_bytes());
+        out.extend_from_slice(&self.payload_crc.to_le_bytes());
+        let crc = crc32c::crc32c(&out[start..]);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(payload);
+    }
+
+    /// Reads and checks a header.
+    pub fn read(bytes: &[u8; FRAME_HEADER_BYTES]) -> Result<Self, Damage> {
+        let mut cursor = Cursor::new(bytes);
+        let magic: [u8; 4] = cursor.array("frame magic")?;
+        let [kind, flags, zero, nought] = cursor.array("frame kind")?;
+        let sequence = u32::from_le_bytes(cursor.array("sequence")?);
+        let length = u32::from_le_bytes(cursor.array("length")?);
+        let time_us = u64::from_le_bytes(cursor.array("time")?);
+        let payload_crc = u32::from_le_bytes(cursor.array("payload checksum")?);
+        let header_crc = u32::from_le_bytes(cursor.array("header checksum")?);
+        if magic != FRAME_MAGIC || crc32c::crc32c(&bytes[..FRAME_HEADER_BYTES - 4]) != header_crc {
+            return Err(Damage { offset: 0, what: "the frame header does not match its checksum".to_owned() });
+        }
+        let kind = match kind {
+            1 => Kind::Header,
+            2 => Kind::Trajectory,
+            3 => Kind::Footer,
+            other => return Err(cursor.damage(format!("frames of kind {other} are from another version"))),
+        };
+        if flags & !BATCH_END != 0 || zero != 0 || nought != 0 || length as usize > MAX_PAYLOAD_BYTES {
+            return Err(cursor.damage("the frame header holds values from another version"));
+        }
+        Ok(FrameHeader { kind, batch_end: flags & BATCH_END != 0, sequence, length, time_us, payload_crc })
+    }
+}
+
+/// What the first frame of a file says about the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// Which store the file belongs to.
+    pub store_id: [u8; 16],
+    /// The file's number in it; 0 is the identity file.
+    pub number: u32,
+    /// Fingerprint of the tokenizer that every token in it belongs to.
+    pub tokenizer: String,
+}
+
+impl SegmentHeader {
+    /// The first bytes of a new file.
+    pub fn file_start(&self, time_us: u64) -> Vec<u8> {
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&self.store_id);
+        put_varint(&mut payload, u64::from(self.number));
+        put_bytes(&mut payload, self.tokenizer.as_bytes());
+        let mut out = FILE_MAGIC.to_vec();
+        FrameHeader::of(Kind::Header, true, 0, time_us, &payload).put(&payload, &mut out);
+        out
+    }
+
+    /// Reads the payload of a header frame.
+    pub fn read(payload: &[u8]) -> Result<Self, Damage> {
+        let mut cursor = Cursor::new(payload);
+        let store_id = cursor.array("store id")?;
+        let number = cursor.length(u32::MAX as usize, "segment number")? as u32;
+        let tokenizer = cursor.text(MAX_NAME_BYTES, "tokenizer")?.to_owned();
+        cursor.finish("the header")?;
+        Ok(SegmentHeader { store_id, number, tokenizer })
+    }
+}
+
+/// What the index keeps of a record, names spelled out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FooterRow<'a> {
+    /// Sequence number of the record's frame.
+    pub sequence: u32,
+    /// Offset of the frame in the file.
+    pub offset: u32,
+    /// Bytes of the frame's payload.
+    pub length: u32,
+    /// When it was appended.
+    pub time_us: u64,
+    /// `source` of the trajectory.
+    pub source: &'a str,
+    /// `problem_id` of the trajectory.
+    pub problem: &'a str,
+    /// `reward` of the trajectory.
+    pub reward: f64,
+    /// Tokens of its prompt.
+    pub prompt: u32,
+    /// Tokens of its response.
+    pub response: u32,
+}
+
+/// The payload of a footer: rows as differences to the one before, names by number of first use; then zstd.
+pub fn footer<'a>(rows: impl ExactSizeIterator<Item = FooterRow<'a>>) -> crate::Result<Vec<u8>> {
+    let mut raw = Vec::new();
+    put_varint(&mut raw, rows.len() as u64);
+    let (mut sequence, mut offset, mut time_us) = (0, 0, 0);
+    let mut names = std::collections::HashMap::new();
+    for row in rows {
+        put_varint(&mut raw, u64::from(row.sequence - sequence));
+        put_varint(&mut raw, u64::from(row.offset - offset));
+        put_varint(&mut raw, u64::from(row.length));
+        put_varint(&mut raw, row.time_us - time_us);
+        for name in [row.source, row.problem] {
+            let known = names.len() as u64;
+            let number = *names.entry(name).or_insert(known);
+            put_varint(&mut raw, number);
+            if number == known {
+                put_bytes(&mut raw, name.as_bytes());
+            }
+        }
+        put_float(&mut raw, row.reward);
+        put_varint(&mut raw, u64::from(row.prompt));
+        put_varint(&mut raw, u64::from(row.response));
+        (sequence, offset, time_us) = (row.sequence, row.offset, row.time_us);
+    }
+    let mut payload = Vec::new();
+    put_varint(&mut payload, raw.len() as u64);
+    payload.extend_from_slice(&compress(&raw)?);
+    Ok(payload)
+}
+
+/// Calls `each` with every row of a footer's payload.
+pub fn read_footer(payload: &[u8], mut each: impl FnMut(FooterRow<'_>)) -> Result<(), Damage> {
+    let mut cursor = Cursor::new(payload);
+    let length = cursor.length(MAX_FOOTER_BYTES, "footer length")?;
+    let raw = decompress(&payload[cursor.offset()..], length)
+        .map_err(|error| cursor.damage(format!("the footer does not decompress: {error}")))?;
+    let mut cursor = Cursor::new(&raw);
+    let count = cursor.length(MAX_SEGMENT_RECORDS, "row count")?;
+    let mut names: Vec<&str> = Vec::new();
+    let (mut sequence, mut offset, mut time_us) = (0u32, 0u32, 0u64);
+    let most = u32::MAX as usize;
+    for _ in 0..count {
+        let overflow = Damage { offset: cursor.offset(), what: "a footer row overflows".to_owned() };
+        sequence = sequence.checked_add(cursor.length(most, "sequence")? as u32).ok_or(overflow.clone())?;
+        offset = offset.checked_add(cursor.length(most, "offset")? as u32).ok_or(overflow.clone())?;
+        let length = cursor.length(MAX_PAYLOAD_BYTES, "length")? as u32;
+        time_us = time_us.checked_add(cursor.varint("time")?).ok_or(overflow)?;
+        let mut name = || {
+            let number = cursor.length(names.len(), "name number")?;
+            if number == names.len() {
+                names.push(cursor.text(MAX_NAME_BYTES, "name")?);
+            }
+            Ok(names[number])
+        };
+        let (source, problem) = (name()?, name()?);
+        let reward = cursor.float("reward")?;
+        let prompt = cursor.length(MAX_TOKENS, "prompt length")? as u32;
+        let response = cursor.length(MAX_TOKENS, "response length")? as u32;
+        each(FooterRow { sequence, offset, length, time_us, source, problem, reward, prompt, response });
+    }
+    cursor.finish("the last row")
+}
+
+/// The last bytes of a sealed file.
+pub fn trailer(footer_offset: u64) -> Vec<u8> {
+    let mut out = TRAILER_MAGIC.to_vec();
+    out.extend_from_slice(&footer_offset.to_le_bytes());
+    let crc = crc32c::crc32c(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// The footer's offset.
+pub fn read_trailer(bytes: &[u8; TRAILER_BYTES]) -> Result<u64, Damage> {
+    let mut cursor = Cursor::new(bytes);
+    let magic: [u8; 8] = cursor.array("trailer magic")?;
+    let offset = u64::from_le_bytes(cursor.array("footer offset")?);
+    let crc = u32::from_le_bytes(cursor.array("trailer checksum")?);
+    if magic != TRAILER_MAGIC || crc32c::crc32c(&bytes[..TRAILER_BYTES - 4]) != crc {
+        return Err(Damage { offset: 0, what: "the sealed file does not end in a trailer: cut or changed".to_owned() });
+    }
+    Ok(offset)
+}

@@ -1,0 +1,190 @@
+//! The one live segment that this process appends to. An append is one write, whole or taken back; a commit is one
+//! fdatasync shared by all who wait for it. After a failed sync nobody knows what is on the disk, so the writer refuses
+//! everything from then on.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::files::{self, SegmentName};
+use super::id::MAX_SEGMENT_NUMBER;
+use super::shard::{FRAME_HEADER_BYTES, FrameHeader, Kind, SegmentHeader, trailer};
+use crate::error::{Error, Result};
+
+/// Makes a file's content durable; replaced in tests of what happens when that fails.
+pub type SyncFn = Arc<dyn Fn(&File) -> std::io::Result<()> + Send + Sync>;
+
+/// The writer's segment and how far it is written.
+pub struct Writer {
+    directory: PathBuf,
+    store_id: [u8; 16],
+    tokenizer: String,
+    sync: SyncFn,
+    /// The segment's number.
+    pub number: u32,
+    /// The locked file.
+    pub file: Arc<File>,
+    /// End of the last append.
+    pub length: u64,
+    /// Sequence number of the next frame.
+    pub sequence: u32,
+    last_time_us: u64,
+}
+
+/// Where an append put its frames.
+pub struct Written {
+    /// Segment that has them.
+    pub number: u32,
+    /// Sequence number of the first.
+    pub sequence: u32,
+    /// Offset of each.
+    pub offsets: Vec<u64>,
+    /// When.
+    pub time_us: u64,
+}
+
+impl Writer {
+    /// A writer of a new segment, numbered behind every segment there is.
+    pub fn create(directory: &Path, store_id: [u8; 16], tokenizer: &str, sync: SyncFn) -> Result<Self> {
+        let (number, file, length) = create_segment(directory, store_id, tokenizer)?;
+        let (directory, tokenizer) = (directory.to_owned(), tokenizer.to_owned());
+        Ok(Writer { directory, store_id, tokenizer, sync, number, file, length, sequence: 1, last_time_us: 0 })
+    }
+
+    /// A writer that goes on behind the last whole append of a segment whose own writer is gone.
+    pub fn adopt(
+        directory: &Path,
+        header: &SegmentHeader,
+        file: Arc<File>,
+        length: u64,
+        sequence: u32,
+        last_time_us: u64,
+        sync: SyncFn,
+    ) -> Result<Self> {
+        let (directory, tokenizer) = (directory.to_owned(), header.tokenizer.clone());
+        let (store_id, number) = (header.store_id, header.number);
+        Ok(Writer { directory, store_id, tokenizer, sync, number, file, length, sequence, last_time_us })
+    }
+
+    /// Writes one frame a payload. On an error nothing of it stays; if that cannot be assured, `poison` is told.
+    pub fn append(&mut self, payloads: &[Vec<u8>], poison: &Poison) -> Result<Written> {
+        let time_us = files::now_us().max(self.last_time_us);
+        let mut bytes = Vec::with_capacity(payloads.iter().map(|payload| payload.len() + FRAME_HEADER_BYTES).sum());
+        let mut offsets = Vec::with_capacity(payloads.len());
+        for (at, payload) in payloads.iter().enumerate() {
+            offsets.push(self.length + bytes.len() as u64);
+            let (sequence, last) = (self.sequence + at as u32, at + 1 == payloads.len());
+            FrameHeader::of(Kind::Trajectory, last, sequence, time_us, payload).put(payload, &mut bytes);
+        }
+        self.write(&bytes, poison)?;
+        let written = Written { number: self.number, sequence: self.sequence, offsets, time_us };
+        self.sequence += payloads.len() as u32;
+        self.last_time_us = time_us;
+        Ok(written)
+    }
+
+    /// Seals the segment with this footer and goes on in a new one. Everything appended so far is durable then.
+    pub fn rotate(&mut self, footer: &[u8], poison: &Poison) -> Result<()> {
+        let mut bytes = Vec::with_capacity(footer.len() + FRAME_HEADER_BYTES);
+        FrameHeader::of(Kind::Footer, true, self.sequence, self.last_time_us, footer).put(footer, &mut bytes);
+        bytes.extend_from_slice(&trailer(self.length));
+        // The new segment first: if the disk is full, the old one stays as it is and appends can be tried again.
+        let (number, file, length) = create_segment(&self.directory, self.store_id, &self.tokenizer)?;
+        self.write(&bytes, poison)?;
+        self.sync_file(&self.file, poison)?;
+        let sealed = self.number;
+        (self.number, self.file, self.length, self.sequence) = (number, file, length, 1);
+        files::rename_sealed(&self.directory, sealed)
+    }
+
+    /// How to make everything appended so far durable, without holding the writer.
+    pub fn pending(&self) -> Pending {
+        Pending { number: self.number, length: self.length, file: self.file.clone(), sync: self.sync.clone() }
+    }
+
+    fn sync_file(&self, file: &File, poison: &Poison) -> Result<()> {
+        (self.sync)(file).map_err(|error| poison.set(&self.path(), "make durable", error))
+    }
+
+    fn write(&mut self, bytes: &[u8], poison: &Poison) -> Result<()> {
+        match self.file.write_all_at(bytes, self.length) {
+            Ok(()) => {
+                self.length += bytes.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                self.file.set_len(self.length).map_err(|undo| poison.set(&self.path(), "take back a write", undo))?;
+                Err(Error::io(format!("append to {}", self.path().display()), error))
+            }
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        SegmentName { number: self.number, sealed: false }.path(&self.directory)
+    }
+}
+
+/// A sync that is due.
+pub struct Pending {
+    /// Segment it is about.
+    pub number: u32,
+    /// Length that will be durable.
+    pub length: u64,
+    file: Arc<File>,
+    sync: SyncFn,
+}
+
+impl Pending {
+    /// Does it.
+    pub fn sync(&self, directory: &Path, poison: &Poison) -> Result<()> {
+        let path = SegmentName { number: self.number, sealed: false }.path(directory);
+        (self.sync)(&self.file).map_err(|error| poison.set(&path, "make durable", error))
+    }
+}
+
+/// Why the writer refuses to go on, if it does.
+#[derive(Default)]
+pub struct Poison(Mutex<Option<String>>);
+
+impl Poison {
+    /// An error if the writer is poisoned.
+    pub fn check(&self) -> Result<()> {
+        match &*self.lock() {
+            None => Ok(()),
+            Some(why) => Err(Error::Store(format!(
+                "the store refuses to go on since it failed to {why}; what is on the disk is unknown: reopen the store"
+            ))),
+        }
+    }
+
+    fn set(&self, path: &Path, what: &str, error: std::io::Error) -> Error {
+        let what = format!("{what} in {}", path.display());
+        self.lock().get_or_insert_with(|| format!("{what}: {error}"));
+        Error::io(what, error)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn create_segment(directory: &Path, store_id: [u8; 16], tokenizer: &str) -> Result<(u32, Arc<File>, u64)> {
+    let mut number = files::list_segments(directory)?.last().map_or(1, |last| last.number + 1);
+    loop {
+        let header = SegmentHeader { store_id, number, tokenizer: tokenizer.to_owned() };
+        let start = header.file_start(files::now_us());
+        let path = SegmentName { number, sealed: false }.path(directory);
+        if number > MAX_SEGMENT_NUMBER {
+            return Err(Error::Store(format!("{} has no segment numbers left; compact it", directory.display())));
+        }
+        if let Some(file) = files::create_exclusive(&path, &start)? {
+            // The number may have been taken and sealed since the listing: its live name was free again then.
+            if !(SegmentName { number, sealed: true }).path(directory).exists() {
+                return Ok((number, Arc::new(file), start.len() as u64));
+            }
+            std::fs::remove_file(&path).map_err(|error| Error::io(format!("remove {}", path.display()), error))?;
+        }
+        number += 1;
+    }
+}

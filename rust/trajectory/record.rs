@@ -1,0 +1,293 @@
+//! The encoding of one trajectory: a directory of streams, then the streams. Scalars, prompt, response and each logprob
+//! column are separate streams, so that a reader decompresses only the columns it wants. A stream is a standard zstd
+//! frame where that is smaller, else raw bytes. Tokens are LEB128; logprobs are split into byte planes (the sign and
+//! exponent bytes compress, the mantissa bytes hardly do). No checksum: whoever frames the record adds it.
+//!
+//! ```text
+//! version:u8  count:u8  count × { tag:u8  codec:u8  raw_length:varint  stored_length:varint }  streams…
+//! ```
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::bytes::{Cursor, Damage, put_bytes, put_float, put_varint};
+use super::{MAX_METADATA, MAX_NAME_BYTES, MAX_TOKENS, MAX_VALUE_BYTES, Trajectory};
+use crate::error::{Error, Result};
+
+/// Version of the record's layout.
+pub const RECORD_VERSION: u8 = 1;
+/// Most bytes of one stream before compression: a response of [`MAX_TOKENS`] five-byte tokens, or as much metadata.
+pub const MAX_STREAM_BYTES: usize = 5 * MAX_TOKENS;
+/// Most bytes of an encoded record.
+pub const MAX_RECORD_BYTES: usize = 5 * MAX_STREAM_BYTES + 128;
+
+const SCALARS: u8 = 1;
+const PROMPT: u8 = 2;
+const RESPONSE: u8 = 3;
+const BEHAVIOR: u8 = 4;
+const REFERENCE: u8 = 5;
+const STREAMS: usize = 5;
+
+const RAW: u8 = 0;
+const ZSTD: u8 = 1;
+const ZSTD_LEVEL: i32 = 3;
+
+/// Which streams a reader wants; the scalars always come along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Columns {
+    /// Decode the prompt's tokens.
+    pub prompt: bool,
+    /// Decode the response's tokens.
+    pub response: bool,
+    /// Decode the logprobs under the behaviour policy.
+    pub behavior: bool,
+    /// Decode the logprobs under the reference policy.
+    pub reference: bool,
+}
+
+impl Columns {
+    /// Everything.
+    pub const ALL: Columns = Columns { prompt: true, response: true, behavior: true, reference: true };
+    /// Scalars alone.
+    pub const SCALARS: Columns = Columns { prompt: false, response: false, behavior: false, reference: false };
+}
+
+/// Appends the encoded record. The trajectory must be valid ([`Trajectory::validate`]).
+pub fn encode(trajectory: &Trajectory, out: &mut Vec<u8>) -> Result<()> {
+    let mut streams = vec![
+        (SCALARS, scalars(trajectory)),
+        (PROMPT, leb128(&trajectory.prompt_tokens)),
+        (RESPONSE, leb128(&trajectory.response_tokens)),
+    ];
+    streams.extend(trajectory.behavior_logprobs.as_ref().map(|column| (BEHAVIOR, planes(column))));
+    streams.extend(trajectory.reference_logprobs.as_ref().map(|column| (REFERENCE, planes(column))));
+    out.extend_from_slice(&[RECORD_VERSION, streams.len() as u8]);
+    let mut body = Vec::new();
+    for (tag, raw) in &streams {
+        if raw.len() > MAX_STREAM_BYTES {
+            let length = raw.len();
+            return Err(Error::invalid(format!("metadata takes {length} bytes, the limit is {MAX_STREAM_BYTES}")));
+        }
+        let compressed = compress(raw)?;
+        let (codec, stored) = if compressed.len() < raw.len() { (ZSTD, &compressed) } else { (RAW, raw) };
+        out.extend_from_slice(&[*tag, codec]);
+        put_varint(out, raw.len() as u64);
+        put_varint(out, stored.len() as u64);
+        body.extend_from_slice(stored);
+    }
+    out.extend_from_slice(&body);
+    Ok(())
+}
+
+/// Decodes a whole record. Columns that are not wanted come back empty (tokens) or absent (logprobs).
+pub fn decode(bytes: &[u8], columns: Columns) -> Result<Trajectory, Damage> {
+    let streams = directory(bytes)?;
+    let find = |tag: u8| streams.iter().find(|stream| stream.tag == tag);
+    let required =
+        |tag: u8, what: &str| find(tag).ok_or_else(|| Damage { offset: 0, what: format!("the record has no {what}") });
+    let (mut trajectory, prompt, response) = read_scalars(&required(SCALARS, "scalars")?.content()?)?;
+    if columns.prompt {
+        trajectory.prompt_tokens = read_leb128(&required(PROMPT, "prompt")?.content()?, prompt)?;
+    }
+    if columns.response {
+        trajectory.response_tokens = read_leb128(&required(RESPONSE, "response")?.content()?, response)?;
+    }
+    let logprobs = |wanted: bool, tag: u8| match find(tag) {
+        Some(stream) if wanted => Ok(Some(read_planes(&stream.content()?, response)?)),
+        _ => Ok(None),
+    };
+    trajectory.behavior_logprobs = logprobs(columns.behavior, BEHAVIOR)?;
+    trajectory.reference_logprobs = logprobs(columns.reference, REFERENCE)?;
+    Ok(trajectory)
+}
+
+/// The scalars of a record (all columns empty), and the lengths of its prompt and response; decompresses nothing else.
+pub fn decode_scalars(bytes: &[u8]) -> Result<(Trajectory, usize, usize), Damage> {
+    let streams = directory(bytes)?;
+    match streams.iter().find(|stream| stream.tag == SCALARS) {
+        Some(stream) => read_scalars(&stream.content()?),
+        None => Err(Damage { offset: 0, what: "the record has no scalars".to_owned() }),
+    }
+}
+
+struct Stream<'a> {
+    tag: u8,
+    codec: u8,
+    raw_length: usize,
+    offset: usize,
+    stored: &'a [u8],
+}
+
+impl Stream<'_> {
+    fn content(&self) -> Result<Vec<u8>, Damage> {
+        let damage = |what: String| Damage { offset: self.offset, what };
+        match self.codec {
+            RAW if self.stored.len() == self.raw_length => Ok(self.stored.to_vec()),
+            RAW => Err(damage(format!("raw stream {} has two different lengths", self.tag))),
+            ZSTD => {
+                let raw = decompress(self.stored, self.raw_length)
+                    .map_err(|error| damage(format!("stream {} does not decompress: {error}", self.tag)))?;
+                if raw.len() != self.raw_length {
+                    let (got, said) = (raw.len(), self.raw_length);
+                    return Err(damage(format!("stream {} has {got} bytes, {said} were announced", self.tag)));
+                }
+                Ok(raw)
+            }
+            other => Err(damage(format!("stream {} has the unknown codec {other}", self.tag))),
+        }
+    }
+}
+
+fn directory(bytes: &[u8]) -> Result<Vec<Stream<'_>>, Damage> {
+    let mut cursor = Cursor::new(bytes);
+    let version = cursor.byte("record version")?;
+    if version != RECORD_VERSION {
+        return Err(cursor.damage(format!("record version {version}, this build reads {RECORD_VERSION}")));
+    }
+    let count = usize::from(cursor.byte("stream count")?);
+    if count > STREAMS {
+        return Err(cursor.damage(format!("{count} streams, a record has at most {STREAMS}")));
+    }
+    let mut entries: Vec<(u8, u8, usize, usize)> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let tag = cursor.byte("stream tag")?;
+        let codec = cursor.byte("stream codec")?;
+        let raw_length = cursor.length(MAX_STREAM_BYTES, "raw stream length")?;
+        let stored_length = cursor.length(MAX_STREAM_BYTES, "stored stream length")?;
+        let known = (SCALARS..=REFERENCE).contains(&tag);
+        if !known || entries.iter().any(|&(other, ..)| other == tag) {
+            return Err(cursor.damage(format!("stream tag {tag} is unknown or repeated")));
+        }
+        entries.push((tag, codec, raw_length, stored_length));
+    }
+    let mut streams = Vec::with_capacity(count);
+    for (tag, codec, raw_length, stored_length) in entries {
+        let offset = cursor.offset();
+        let stored = cursor.take(stored_length, "stream")?;
+        streams.push(Stream { tag, codec, raw_length, offset, stored });
+    }
+    cursor.finish("the last stream")?;
+    Ok(streams)
+}
+
+fn scalars(trajectory: &Trajectory) -> Vec<u8> {
+    let mut out = Vec::with_capacity(128);
+    put_varint(&mut out, trajectory.prompt_tokens.len() as u64);
+    put_varint(&mut out, trajectory.response_tokens.len() as u64);
+    put_bytes(&mut out, trajectory.problem_id.as_bytes());
+    put_bytes(&mut out, trajectory.source.as_bytes());
+    put_bytes(&mut out, trajectory.verdict.as_bytes());
+    put_float(&mut out, trajectory.reward);
+    put_varint(&mut out, trajectory.min_policy_version);
+    put_varint(&mut out, trajectory.max_policy_version);
+    put_float(&mut out, trajectory.temperature);
+    put_float(&mut out, trajectory.top_p);
+    put_varint(&mut out, trajectory.seed);
+    put_varint(&mut out, trajectory.metadata.len() as u64);
+    for (key, value) in &trajectory.metadata {
+        put_bytes(&mut out, key.as_bytes());
+        put_bytes(&mut out, value.as_bytes());
+    }
+    out
+}
+
+/// The trajectory without its token columns, and the lengths of prompt and response.
+fn read_scalars(bytes: &[u8]) -> Result<(Trajectory, usize, usize), Damage> {
+    let mut cursor = Cursor::new(bytes);
+    let prompt = cursor.length(MAX_TOKENS, "prompt length")?;
+    let response = cursor.length(MAX_TOKENS, "response length")?;
+    let mut trajectory = Trajectory {
+        problem_id: cursor.text(MAX_NAME_BYTES, "problem_id")?.to_owned(),
+        source: cursor.text(MAX_NAME_BYTES, "source")?.to_owned(),
+        verdict: cursor.text(MAX_NAME_BYTES, "verdict")?.to_owned(),
+        reward: cursor.float("reward")?,
+        min_policy_version: cursor.varint("min_policy_version")?,
+        max_policy_version: cursor.varint("max_policy_version")?,
+        temperature: cursor.float("temperature")?,
+        top_p: cursor.float("top_p")?,
+        seed: cursor.varint("seed")?,
+        prompt_tokens: Vec::new(),
+        response_tokens: Vec::new(),
+        behavior_logprobs: None,
+        reference_logprobs: None,
+        metadata: BTreeMap::new(),
+    };
+    for _ in 0..cursor.length(MAX_METADATA, "metadata count")? {
+        let key = cursor.text(MAX_NAME_BYTES, "metadata key")?.to_owned();
+        let value = cursor.text(MAX_VALUE_BYTES, "metadata value")?.to_owned();
+        trajectory.metadata.insert(key, value);
+    }
+    cursor.finish("the metadata")?;
+    Ok((trajectory, prompt, response))
+}
+
+fn leb128(tokens: &[i32]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(tokens.len() * 2);
+    for &token in tokens {
+        put_varint(&mut out, u64::from(token.unsigned_abs()));
+    }
+    out
+}
+
+fn read_leb128(bytes: &[u8], count: usize) -> Result<Vec<i32>, Damage> {
+    // A token takes at least a byte, so a lying count cannot make this allocate more than the stream's own size.
+    let mut tokens = Vec::with_capacity(count.min(bytes.len()));
+    let mut cursor = Cursor::new(bytes);
+    for _ in 0..count {
+        let token = cursor.varint("token")?;
+        tokens.push(i32::try_from(token).map_err(|_| cursor.damage(format!("token {token} exceeds 31 bits")))?);
+    }
+    cursor.finish("the last token")?;
+    Ok(tokens)
+}
+
+fn planes(column: &[f32]) -> Vec<u8> {
+    let mut out = vec![0; 4 * column.len()];
+    for (at, value) in column.iter().enumerate() {
+        for (plane, byte) in value.to_be_bytes().into_iter().enumerate() {
+            out[plane * column.len() + at] = byte;
+        }
+    }
+    out
+}
+
+fn read_planes(bytes: &[u8], count: usize) -> Result<Vec<f32>, Damage> {
+    if bytes.len() != 4 * count {
+        let got = bytes.len();
+        return Err(Damage { offset: 0, what: format!("{got} bytes of logprobs for {count} tokens") });
+    }
+    let byte = |plane: usize, at: usize| bytes[plane * count + at];
+    Ok((0..count).map(|at| f32::from_be_bytes([byte(0, at), byte(1, at), byte(2, at), byte(3, at)])).collect())
+}
+
+thread_local! {
+    // zstd contexts are large and slow to make; one of each a thread is kept.
+    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// `raw` as one standard zstd frame.
+pub fn compress(raw: &[u8]) -> Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|slot| {
+        let context = match slot {
+            Some(context) => context,
+            None => slot.insert(zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(zstd_failed)?),
+        };
+        context.compress(raw).map_err(zstd_failed)
+    })
+}
+
+/// The content of a zstd frame, of at most `cap` bytes.
+pub fn decompress(stored: &[u8], cap: usize) -> std::io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|slot| {
+        let context = match slot {
+            Some(context) => context,
+            None => slot.insert(zstd::bulk::Decompressor::new()?),
+        };
+        context.decompress(stored, cap)
+    })
+}
+
+fn zstd_failed(source: std::io::Error) -> Error {
+    Error::io("compress a trajectory", source)
+}

@@ -1,0 +1,391 @@
+//! The replay buffer: bounds, proportions, determinism, packing of what was drawn.
+
+mod common;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use common::{append, trajectory};
+use proptest::prelude::*;
+use spo_core::replay::batch::{Batch, PADDING};
+use spo_core::replay::random::Random;
+use spo_core::replay::window::Bounds;
+use spo_core::replay::{Item, Order, ReplayBuffer, Request};
+use spo_core::trajectory::Trajectory;
+use spo_core::{Error, Interrupt};
+
+const BOUNDS: Bounds = Bounds { capacity: 100, max_uses: 2, max_staleness: 1000, order: Order::Oldest };
+
+fn item(id: u64, source: &str) -> Item {
+    Item { id, trajectory: Arc::new(Trajectory { source: source.into(), ..trajectory(id) }) }
+}
+
+fn items(ids: std::ops::Range<u64>, source: &str) -> Vec<Item> {
+    ids.map(|id| item(id, source)).collect()
+}
+
+fn request(count: usize, mix: &[(&str, f64)]) -> Request {
+    let mix = mix.iter().map(|&(source, share)| (source.to_owned(), share)).collect();
+    Request { num_trajectories: count, policy_version: 0, mix, token_budget: 64, row_multiple: 1 }
+}
+
+fn ids(batch: &Batch) -> Vec<u64> {
+    batch.items.iter().map(|(item, _)| item.id).collect()
+}
+
+fn check_packing(batch: &Batch, request: &Request) {
+    assert_eq!(batch.width, request.token_budget);
+    assert_eq!(batch.rows % request.row_multiple, 0);
+    let mut seen: HashMap<i32, usize> = HashMap::new();
+    for at in 0..batch.rows * batch.width {
+        let segment = batch.segment_ids[at];
+        if segment == PADDING {
+            assert_eq!((batch.tokens[at], batch.position_ids[at], batch.response_mask[at]), (0, 0, false));
+            continue;
+        }
+        let trajectory = &batch.items[segment as usize].0.trajectory;
+        let position = batch.position_ids[at] as usize;
+        let all = [&trajectory.prompt_tokens[..], &trajectory.response_tokens[..]].concat();
+        assert_eq!(batch.tokens[at], all[position]);
+        assert_eq!(batch.response_mask[at], position >= trajectory.prompt_tokens.len());
+        // Tokens of a trajectory come in order, so counting them proves that each comes once.
+        assert_eq!(*seen.entry(segment).or_insert(0), position);
+        seen.insert(segment, position + 1);
+    }
+    for (at, (item, _)) in batch.items.iter().enumerate() {
+        assert_eq!(seen.get(&(at as i32)).copied().unwrap_or(0), item.trajectory.num_tokens());
+    }
+}
+
+#[test]
+fn a_batch_holds_each_token_once_with_its_position_segment_and_mask() {
+    let buffer = ReplayBuffer::new(BOUNDS, 1).unwrap();
+    buffer.add(items(0..30, "online")).unwrap();
+    let request = Request { row_multiple: 4, ..request(30, &[("online", 1.0)]) };
+    check_packing(&buffer.sample(&request).unwrap(), &request);
+}
+
+#[test]
+fn logprob_columns_are_there_when_every_trajectory_has_them() {
+    let buffer = ReplayBuffer::new(BOUNDS, 1).unwrap();
+    buffer.add(vec![item(5, "online"), item(10, "online"), item(6, "other")]).unwrap();
+    let batch = buffer.sample(&request(2, &[("online", 1.0)])).unwrap();
+    let column = batch.behavior_logprobs.clone().unwrap();
+    for (at, &value) in column.iter().enumerate() {
+        let expected = match (batch.response_mask[at], batch.segment_ids[at]) {
+            (true, segment) => {
+                let trajectory = &batch.items[segment as usize].0.trajectory;
+                let position = batch.position_ids[at] as usize - trajectory.prompt_tokens.len();
+                trajectory.behavior_logprobs.as_ref().unwrap()[position]
+            }
+            (false, _) => 0.0,
+        };
+        assert_eq!(value, expected);
+    }
+    assert_eq!(batch.reference_logprobs, None);
+    let mixed = buffer.sample(&request(2, &[("online", 0.5), ("other", 0.5)])).unwrap();
+    assert_eq!(mixed.behavior_logprobs, None, "trajectory 6 has none");
+}
+
+#[test]
+fn every_online_trajectory_is_used_once_before_one_is_used_twice() {
+    for order in [Order::Oldest, Order::Uniform] {
+        let buffer = ReplayBuffer::new(Bounds { order, ..BOUNDS }, 1).unwrap();
+        buffer.add(items(0..12, "online")).unwrap();
+        let mut uses: HashMap<u64, u32> = HashMap::new();
+        for draw in 1..=6 {
+            let batch = buffer.sample(&request(4, &[("online", 1.0)])).unwrap();
+            for (item, use_number) in &batch.items {
+                let count = uses.entry(item.id).or_insert(0);
+                *count += 1;
+                assert_eq!(count, use_number);
+            }
+            let least = uses.values().min().copied().filter(|_| uses.len() == 12).unwrap_or(0);
+            assert!(uses.values().all(|&count| count <= least + 1), "draw {draw}: {uses:?}");
+        }
+        assert!(buffer.is_empty(), "used up");
+        assert_eq!(buffer.counters().used_up, 12);
+        let error = buffer.sample(&request(1, &[("online", 1.0)])).unwrap_err();
+        assert!(matches!(error, Error::NotEnough { wanted: 1, available: 0, .. }));
+    }
+}
+
+#[test]
+fn stale_trajectories_are_never_drawn_and_leave() {
+    let buffer = ReplayBuffer::new(Bounds { max_staleness: 5, ..BOUNDS }, 1).unwrap();
+    buffer.add(items(0..10, "online")).unwrap(); // versions 0..10
+    assert_eq!(buffer.available(12)["online"], 3);
+    let too_many = Request { policy_version: 12, ..request(4, &[("online", 1.0)]) };
+    assert!(matches!(buffer.sample(&too_many), Err(Error::NotEnough { available: 3, .. })));
+    assert_eq!(buffer.len(), 10, "a refused draw changes nothing");
+    let batch = buffer.sample(&Request { num_trajectories: 2, ..too_many }).unwrap();
+    assert_eq!(ids(&batch), [7, 8]);
+    assert_eq!((buffer.len(), buffer.counters().expired_unused), (3, 7));
+}
+
+#[test]
+fn a_trajectory_newer_than_the_trainer_is_not_stale() {
+    let buffer = ReplayBuffer::new(Bounds { max_staleness: 0, ..BOUNDS }, 1).unwrap();
+    buffer.add(items(7..8, "online")).unwrap();
+    assert_eq!(buffer.available(3)["online"], 1);
+}
+
+#[test]
+fn capacity_pushes_out_the_oldest() {
+    let buffer = ReplayBuffer::new(Bounds { capacity: 3, ..BOUNDS }, 1).unwrap();
+    buffer.add(items(0..5, "online")).unwrap();
+    let batch = buffer.sample(&request(3, &[("online", 1.0)])).unwrap();
+    assert_eq!(ids(&batch).into_iter().collect::<HashSet<_>>(), HashSet::from([2, 3, 4]));
+    assert_eq!((buffer.counters().evicted, buffer.counters().evicted_unused), (2, 2));
+    buffer.add(items(0..1, "online")).unwrap(); // one that left may come again
+}
+
+#[test]
+fn a_pool_is_drawn_without_replacement_epoch_after_epoch_and_never_ages() {
+    let buffer = ReplayBuffer::new(Bounds { max_staleness: 0, ..BOUNDS }, 1).unwrap();
+    buffer.add(items(0..10, "offline")).unwrap();
+    let request = Request { policy_version: 999, ..request(4, &[("offline", 1.0)]) };
+    let mut drawn = Vec::new();
+    for _ in 0..25 {
+        let batch = buffer.sample(&request).unwrap();
+        let distinct: HashSet<u64> = ids(&batch).into_iter().collect();
+        assert_eq!(distinct.len(), 4, "no batch holds a trajectory twice");
+        drawn.extend(batch.items.iter().map(|(item, uses)| (item.id, *uses)));
+    }
+    for (epoch, chunk) in drawn.chunks(10).enumerate() {
+        let expected: HashSet<(u64, u32)> = (0..10).map(|id| (id, epoch as u32 + 1)).collect();
+        assert_eq!(chunk.iter().copied().collect::<HashSet<_>>(), expected);
+    }
+    assert_ne!(
+        drawn[..10].iter().map(|d| d.0).collect::<Vec<_>>(),
+        drawn[10..20].iter().map(|d| d.0).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn what_joins_a_pool_is_drawn_in_the_same_epoch() {
+    let buffer = ReplayBuffer::new(BOUNDS, 1).unwrap();
+    buffer.add(items(0..6, "offline")).unwrap();
+    let mut drawn = ids(&buffer.sample(&request(4, &[("offline", 1.0)])).unwrap());
+    buffer.add(items(6..10, "offline")).unwrap();
+    drawn.extend(ids(&buffer.sample(&request(6, &[("offline", 1.0)])).unwrap()));
+    assert_eq!(drawn.into_iter().collect::<HashSet<_>>(), (0..10).collect());
+}
+
+#[test]
+fn a_mix_gives_each_source_its_share_with_the_largest_remainders_rounded_up() {
+    let buffer = ReplayBuffer::new(BOUNDS, 1).unwrap();
+    for (at, source) in ["online", "offline", "annotated"].into_iter().enumerate() {
+        buffer.add(items(at as u64 * 100..at as u64 * 100 + 20, source)).unwrap();
+    }
+    let mix = [("online", 0.5), ("offline", 0.3), ("annotated", 0.2)];
+    for (count, expected) in [(10, [5, 3, 2]), (7, [4, 2, 1]), (1, [1, 0, 0])] {
+        let batch = buffer.sample(&request(count, &mix)).unwrap();
+        let of = |source| batch.items.iter().filter(|(item, _)| item.trajectory.source == source).count();
+        assert_eq!([of("online"), of("offline"), of("annotated")], expected, "{count}");
+    }
+}
+
+#[test]
+fn a_source_that_is_short_is_named_and_nothing_is_taken() {
+    let buffer = ReplayBuffer::new(BOUNDS, 1).unwrap();
+    buffer.add(items(0..5, "online")).unwrap();
+    buffer.add(items(10..12, "offline")).unwrap();
+    let before = buffer.state();
+    let error = buffer.sample(&request(8, &[("online", 0.5), ("offline", 0.5)])).unwrap_err();
+    assert!(matches!(&error, Error::NotEnough { source_name, wanted: 4, available: 2 } if source_name == "offline"));
+    let unknown = buffer.sample(&request(2, &[("nowhere", 1.0)])).unwrap_err();
+    assert!(matches!(&unknown, Error::NotEnough { available: 0, .. }));
+    let long = Request { token_budget: 3, ..request(5, &[("online", 1.0)]) };
+    assert!(matches!(buffer.sample(&long), Err(Error::Invalid(text)) if text.contains("token_budget is 3")));
+    assert_eq!(buffer.state(), before);
+}
+
+#[test]
+fn impossible_settings_are_refused() {
+    assert!(ReplayBuffer::new(Bounds { capacity: 0, ..BOUNDS }, 1).is_err());
+    assert!(ReplayBuffer::new(Bounds { max_uses: 0, ..BOUNDS }, 1).is_err());
+    let buffer = ReplayBuffer::new(BOUNDS, 1).unwrap();
+    for mix in [&[("online", 0.5)][..], &[("online", 1.5), ("offline", -0.5)], &[("online", f64::NAN)], &[]] {
+        assert!(matches!(buffer.sample(&request(1, mix)), Err(Error::Invalid(text)) if text.contains("mix")));
+    }
+}
+
+#[test]
+fn an_id_is_added_once_or_nothing_is_added() {
+    let buffer = ReplayBuffer::new(BOUNDS, 1).unwrap();
+    buffer.add(items(3..4, "online")).unwrap();
+    assert!(buffer.add(items(2..5, "offline")).is_err());
+    assert!(buffer.add(vec![item(9, "online"), item(9, "online")]).is_err());
+    assert_eq!(buffer.len(), 1);
+}
+
+#[test]
+fn the_random_stream_is_the_published_one() {
+    // First outputs of SplitMix64 from state 1234567, as its authors' reference code gives them.
+    let mut random = Random { state: 1_234_567 };
+    let outputs: Vec<u64> = (0..3).map(|_| random.bits()).collect();
+    assert_eq!(outputs, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
+}
+
+#[test]
+fn bounded_random_numbers_are_even() {
+    let mut random = Random::new(7, "test");
+    let mut counts = [0usize; 6];
+    for _ in 0..60_000 {
+        counts[random.below(6)] += 1;
+    }
+    // Five standard deviations of a binomial with n = 60,000 and p = 1/6.
+    assert!(counts.iter().all(|&count| count.abs_diff(10_000) < 460), "{counts:?}");
+}
+
+/// What a program may do with a buffer.
+#[derive(Debug, Clone)]
+enum Step {
+    Add(u64, bool),
+    Sample(usize, usize, u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let add = (1u64..6, any::<bool>()).prop_map(|(count, online)| Step::Add(count, online));
+    let sample =
+        (0usize..5, 0usize..5, 0u64..4).prop_map(|(online, offline, ahead)| Step::Sample(online, offline, ahead));
+    proptest::collection::vec(prop_oneof![add, sample], 1..60)
+}
+
+struct Run {
+    next_id: u64,
+    version: u64,
+}
+
+/// Does a step; the drawn ids and uses, or what was short.
+fn take(
+    step: &Step,
+    run: &mut Run,
+    buffer: &ReplayBuffer,
+    store: &spo_core::store::Store,
+) -> Option<Result<Batch, Error>> {
+    match *step {
+        Step::Add(count, online) => {
+            let records: Vec<Arc<Trajectory>> = (0..count)
+                .map(|at| {
+                    let source = if online { "online" } else { "offline" };
+                    let record = Trajectory {
+                        source: source.into(),
+                        min_policy_version: run.version,
+                        max_policy_version: run.version,
+                        ..trajectory(run.next_id + at)
+                    };
+                    Arc::new(record)
+                })
+                .collect();
+            let ids = store.append(&records, Interrupt::never()).unwrap();
+            run.next_id += count;
+            let items = records.into_iter().zip(ids).map(|(trajectory, id)| Item { id, trajectory }).collect();
+            buffer.add(items).unwrap();
+            None
+        }
+        Step::Sample(online, offline, ahead) => {
+            let count = online + offline;
+            if count == 0 {
+                return None;
+            }
+            run.version += ahead;
+            let share = |part: usize| part as f64 / count as f64;
+            let mix = [("online", share(online)), ("offline", share(offline))];
+            let request = Request { policy_version: run.version, row_multiple: 2, ..request(count, &mix) };
+            let drawn = buffer.sample(&request);
+            if let Ok(batch) = &drawn {
+                check_packing(batch, &request);
+            }
+            Some(drawn)
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+
+    #[test]
+    fn uses_and_staleness_stay_in_bounds_whatever_happens(
+        steps in steps(), seed in any::<u64>(), uniform in any::<bool>(), max_uses in 1u32..4, max_staleness in 0u64..6,
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = append(directory.path());
+        let order = if uniform { Order::Uniform } else { Order::Oldest };
+        let buffer = ReplayBuffer::new(Bounds { capacity: 8, max_uses, max_staleness, order }, seed).unwrap();
+        let mut run = Run { next_id: 0, version: 0 };
+        let mut uses: BTreeMap<u64, u32> = BTreeMap::new();
+        for step in &steps {
+            let Some(Ok(batch)) = take(step, &mut run, &buffer, &store) else { continue };
+            for (item, _) in batch.items.iter().filter(|(item, _)| item.trajectory.source == "online") {
+                *uses.entry(item.id).or_insert(0) += 1;
+                prop_assert!(run.version - item.trajectory.min_policy_version <= max_staleness);
+            }
+            prop_assert!(uses.values().all(|&count| count <= max_uses));
+        }
+    }
+
+    #[test]
+    fn a_buffer_loaded_from_its_state_goes_on_as_the_one_that_was_saved(
+        before in steps(), after in steps(), seed in any::<u64>(), uniform in any::<bool>(),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = append(directory.path());
+        let order = if uniform { Order::Uniform } else { Order::Oldest };
+        let bounds = Bounds { capacity: 10, max_uses: 3, max_staleness: 6, order };
+        let (first, second) = (ReplayBuffer::new(bounds, seed).unwrap(), ReplayBuffer::new(bounds, 0).unwrap());
+        let mut run = Run { next_id: 0, version: 0 };
+        for step in &before {
+            take(step, &mut run, &first, &store);
+        }
+        second.load_state(&first.state(), &store, Interrupt::never()).unwrap();
+        prop_assert_eq!(second.state(), first.state());
+        let mut other = Run { ..run };
+        // Ids differ between the two continuations, so both get the same items.
+        for step in &after {
+            let version = run.version;
+            if let Step::Add(count, online) = *step {
+                let source = if online { "online" } else { "offline" };
+                let new: Vec<Item> = (0..count).map(|at| {
+                    let record = Trajectory { source: source.into(), min_policy_version: version, max_policy_version: version, ..trajectory(at) };
+                    Item { id: (1 << 40) + run.next_id + at, trajectory: Arc::new(record) }
+                }).collect();
+                first.add(new.clone()).unwrap();
+                second.add(new).unwrap();
+                run.next_id += count;
+                continue;
+            }
+            match (take(step, &mut run, &first, &store), take(step, &mut other, &second, &store)) {
+                (Some(Ok(one)), Some(Ok(two))) => prop_assert_eq!(one, two),
+                (one, two) => prop_assert_eq!(one.map(|outcome| outcome.is_ok()), two.map(|outcome| outcome.is_ok())),
+            }
+        }
+        prop_assert_eq!(second.state(), first.state());
+    }
+}
+
+#[test]
+fn a_state_that_does_not_fit_the_store_is_refused_and_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = append(directory.path());
+    let saved = ReplayBuffer::new(BOUNDS, 1).unwrap();
+    let record = Arc::new(Trajectory { source: "online".into(), ..trajectory(1) });
+    let known = store.append(&[record.clone()], Interrupt::never()).unwrap()[0];
+    saved.add(vec![Item { id: known, trajectory: record }]).unwrap();
+    let good = saved.state();
+    let buffer = ReplayBuffer::new(BOUNDS, 1).unwrap();
+    buffer.add(items(50..52, "online")).unwrap();
+    let before = buffer.state();
+    let load = |change: fn(&mut spo_core::replay::state::State)| {
+        let mut state = good.clone();
+        change(&mut state);
+        buffer.load_state(&state, &store, Interrupt::never()).unwrap_err()
+    };
+    assert!(matches!(load(|state| state.window_ids[0] += 1), Error::Store(_)));
+    assert!(matches!(load(|state| state.window_uses.clear()), Error::Invalid(_)));
+    assert!(matches!(load(|state| state.window_ids.push(state.window_ids[0])), Error::Invalid(_)));
+    assert_eq!(buffer.state(), before);
+    buffer.load_state(&good, &store, Interrupt::never()).unwrap();
+    assert_eq!(buffer.state(), good);
+}

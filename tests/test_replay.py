@@ -1,0 +1,238 @@
+"""The replay buffer through Python: arrays, bounds, errors, saving and loading."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spo.replay import Batch, NotEnough, ReplayBuffer
+from spo.store import StoreError, Trajectory, TrajectoryStore
+
+
+def make(number: int, source: str = "online", **changes: Any) -> Trajectory:
+    fields: dict[str, Any] = {
+        "problem_id": f"p{number}",
+        "prompt_tokens": range(1, 2 + number % 5),
+        "response_tokens": range(100, 100 + number % 7),
+        "reward": -float(number % 2),
+        "verdict": "accepted",
+        "source": source,
+        "temperature": 0.5,
+        "min_policy_version": number,
+        "max_policy_version": number + 1,
+    }
+    return Trajectory(**{**fields, **changes})
+
+
+def filled(count: int = 12, **options: Any) -> ReplayBuffer:
+    settings = {"capacity": 100, "max_uses": 2, "max_staleness": 1000, "seed": 3, **options}
+    buffer = ReplayBuffer(**settings)
+    buffer.add([make(number) for number in range(count)], range(count))
+    offline = range(1000, 1000 + count)
+    buffer.add([make(number, "offline") for number in offline], offline)
+    return buffer
+
+
+def check_arrays(batch: Batch, records: dict[int, Trajectory]) -> None:
+    covered = np.zeros(batch.tokens.shape, dtype=int)
+    for index, record_id in enumerate(batch.ids.tolist()):
+        record = records[record_id]
+        row, start = int(batch.rows[index]), int(batch.starts[index])
+        prompt, response = int(batch.prompt_lengths[index]), int(batch.response_lengths[index])
+        here = np.s_[row, start : start + prompt + response]
+        covered[here] += 1
+        np.testing.assert_array_equal(batch.tokens[here], [*record.prompt_tokens, *record.response_tokens])
+        np.testing.assert_array_equal(batch.position_ids[here], np.arange(prompt + response))
+        np.testing.assert_array_equal(batch.response_mask[here], [False] * prompt + [True] * response)
+        assert (batch.segment_ids[here] == index).all()
+        assert batch.rewards[index] == record.reward
+        assert batch.temperatures[index] == np.float32(record.temperature)
+        assert batch.sources[index] == record.source
+        assert batch.problem_ids[index] == record.problem_id
+        assert batch.min_policy_versions[index] == record.min_policy_version
+        assert batch.max_policy_versions[index] == record.max_policy_version
+    assert covered.max(initial=0) <= 1
+    padding = covered == 0
+    assert (batch.segment_ids[padding] == -1).all()
+    assert not batch.response_mask[padding].any()
+    assert not batch.tokens[padding].any()
+
+
+def test_a_batch_has_the_promised_types_and_shapes() -> None:
+    batch = filled().sample(8, 5, {"online": 0.5, "offline": 0.5}, token_budget=32, row_multiple=4)
+    matrices = (batch.tokens, batch.position_ids, batch.segment_ids, batch.response_mask)
+    assert [array.dtype for array in matrices] == [np.int32, np.int32, np.int32, np.bool_]
+    assert len({array.shape for array in matrices}) == 1
+    assert batch.tokens.shape[0] % 4 == 0
+    assert batch.tokens.shape[1] == 32
+    assert all(array.flags.c_contiguous and array.flags.writeable for array in matrices)
+    vectors = {
+        "rewards": np.float32,
+        "temperatures": np.float32,
+        "ids": np.uint64,
+        "uses": np.uint32,
+        "min_policy_versions": np.uint64,
+        "max_policy_versions": np.uint64,
+        "rows": np.uint32,
+        "starts": np.uint32,
+        "prompt_lengths": np.uint32,
+        "response_lengths": np.uint32,
+    }
+    for name, dtype in vectors.items():
+        array = getattr(batch, name)
+        assert (array.dtype, array.shape) == (dtype, (8,)), name
+    assert sorted(batch.sources) == ["offline"] * 4 + ["online"] * 4
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=30),
+    token_budget=st.integers(40, 100),
+    row_multiple=st.integers(1, 4),
+)
+@settings(deadline=None, max_examples=60)
+def test_any_lengths_are_packed_whole(lengths: list[tuple[int, int]], token_budget: int, row_multiple: int) -> None:
+    records = {
+        number: make(number, prompt_tokens=range(1, 1 + prompt), response_tokens=range(50, 50 + response))
+        for number, (prompt, response) in enumerate(lengths)
+    }
+    buffer = ReplayBuffer(capacity=30, max_uses=1, max_staleness=10**6, seed=0)
+    buffer.add(list(records.values()), records)
+    batch = buffer.sample(len(records), 0, token_budget=token_budget, row_multiple=row_multiple)
+    assert batch.tokens.shape[0] % row_multiple == 0
+    assert sorted(batch.ids.tolist()) == sorted(records)
+    check_arrays(batch, records)
+
+
+def test_a_short_source_raises_not_enough_and_takes_nothing() -> None:
+    buffer = filled(3)
+    before = buffer.state_dict()
+    with pytest.raises(NotEnough, match=r'"offline" can give 3 of the 4') as caught:
+        buffer.sample(8, 0, {"online": 0.5, "offline": 0.5}, token_budget=32)
+    assert isinstance(caught.value, StoreError)
+    assert buffer.state_dict() == before
+    assert buffer.available(0) == {"online": 3, "offline": 3}
+    assert buffer.available(10**6) == {"online": 0, "offline": 3}
+
+
+def test_uses_count_up_to_their_bound() -> None:
+    buffer = filled(4, max_uses=3)
+    uses = [buffer.sample(4, 0, token_budget=32).uses.tolist() for _ in range(3)]
+    assert uses == [[1] * 4, [2] * 4, [3] * 4]
+    assert buffer.counters()["used_up"] == 4
+    assert len(buffer) == 4, "the offline ones"
+
+
+def test_one_that_is_too_long_is_named() -> None:
+    buffer = ReplayBuffer(capacity=5, max_uses=1, max_staleness=5, seed=0)
+    buffer.add([make(0, response_tokens=range(50))], [17])
+    with pytest.raises(ValueError, match=r"trajectory 17 of problem .* token_budget is 20"):
+        buffer.sample(1, 0, token_budget=20)
+    assert len(buffer) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"capacity": 0}, "capacity"),
+        ({"max_uses": 0}, "max_uses"),
+        ({"max_staleness": -1}, "max_staleness"),
+        ({"seed": -1}, "seed"),
+        ({"order": "random"}, "order"),
+    ],
+)
+def test_impossible_bounds_are_named(arguments: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        filled(0, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"num_trajectories": 0}, "num_trajectories"),
+        ({"policy_version": -1}, "policy_version"),
+        ({"mix": {"online": 0.7}}, "mix"),
+        ({"mix": {}}, "mix"),
+        ({"token_budget": 0}, "token_budget"),
+        ({"row_multiple": 0}, "row_multiple"),
+    ],
+)
+def test_impossible_requests_are_named(arguments: dict[str, Any], name: str) -> None:
+    request: dict[str, Any] = {"num_trajectories": 1, "policy_version": 0, "token_budget": 32, **arguments}
+    with pytest.raises(ValueError, match=name):
+        filled().sample(**request)
+
+
+def test_ids_and_trajectories_must_match() -> None:
+    buffer = filled(2)
+    with pytest.raises(ValueError, match="1 trajectories came with 2 ids"):
+        buffer.add([make(5)], [5, 6])
+    with pytest.raises(ValueError, match="id 1 is in the buffer already"):
+        buffer.add([make(5), make(1)], [5, 1])
+    assert len(buffer) == 4
+
+
+def draw(buffer: ReplayBuffer) -> list[int]:
+    mix = {"online": 0.5, "offline": 0.5}
+    return buffer.sample(6, 0, mix, token_budget=32).ids.tolist()
+
+
+def test_a_state_that_went_through_json_continues_the_stream(tmp_path: Path) -> None:
+    with TrajectoryStore.open(tmp_path, tokenizer="tests") as store:
+        records = [make(number, "offline" if number % 2 else "online") for number in range(40)]
+        ids = store.append(records)
+        options: dict[str, Any] = {"capacity": 100, "max_uses": 3, "max_staleness": 1000, "store": store}
+        buffer = ReplayBuffer(seed=5, order="uniform", **options)
+        buffer.add(records, ids)
+        for _ in range(3):
+            draw(buffer)
+        state = json.loads(json.dumps(buffer.state_dict()))
+        loaded = ReplayBuffer(seed=99, order="uniform", **options)
+        loaded.load_state_dict(state)
+        assert len(loaded) == len(buffer)
+        assert [draw(loaded) for _ in range(5)] == [draw(buffer) for _ in range(5)]
+        assert loaded.state_dict() == buffer.state_dict()
+
+
+def test_a_state_that_is_none_is_refused(tmp_path: Path) -> None:
+    buffer = filled(3)
+    good = buffer.state_dict()
+    with pytest.raises(StoreError, match="without a store"):
+        buffer.load_state_dict(good)
+    with TrajectoryStore.open(tmp_path, tokenizer="tests") as store:
+        buffer = ReplayBuffer(capacity=5, max_uses=1, max_staleness=5, seed=0, store=store)
+        with pytest.raises(ValueError, match="format"):
+            buffer.load_state_dict({})
+        for name in good.keys() - {"format"}:
+            with pytest.raises(ValueError, match=name):
+                buffer.load_state_dict({key: value for key, value in good.items() if key != name})
+        with pytest.raises(StoreError, match="no record"):
+            buffer.load_state_dict(good)
+
+
+STREAM = """
+from spo.replay import ReplayBuffer
+from spo.store import Trajectory
+
+buffer = ReplayBuffer(capacity=50, max_uses=3, max_staleness=100, seed=11, order="uniform")
+for number in range(40):
+    source = "online" if number % 2 else "pool"
+    buffer.add([Trajectory(f"p{number}", [number], range(number), 0.0, "accepted", source)], [number])
+for _ in range(4):
+    batch = buffer.sample(9, 0, {"online": 2 / 3, "pool": 1 / 3}, token_budget=64)
+    print(*batch.ids, *batch.rows, *batch.starts)
+"""
+
+RECORDED_FIRST_LINE = "19 21 3 1 39 29 16 34 12 1 0 1 0 0 2 2 1 2 35 40 55 62 0 0 30 0 47"
+
+
+def test_the_stream_is_the_same_in_every_process_for_ever() -> None:
+    command = [sys.executable, "-c", STREAM]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2))
+    assert first.stdout == second.stdout
+    assert first.stdout.splitlines()[0] == RECORDED_FIRST_LINE

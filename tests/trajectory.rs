@@ -1,0 +1,176 @@
+//! The record and its encoding.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use spo_core::trajectory::Trajectory;
+use spo_core::trajectory::batch::{decode_trajectories, encode_trajectories};
+use spo_core::trajectory::record::{self, Columns};
+use spo_core::{Error, Interrupt};
+
+fn sample() -> Trajectory {
+    Trajectory {
+        problem_id: "kattis/añb".into(),
+        prompt_tokens: vec![1, 127, 128, i32::MAX],
+        response_tokens: vec![5, 0, 70_000],
+        reward: -1.0,
+        verdict: "wrong_answer".into(),
+        source: "online".into(),
+        behavior_logprobs: Some(vec![-0.5, -1.0e-30, -17.25]),
+        reference_logprobs: None,
+        min_policy_version: 3,
+        max_policy_version: u64::MAX,
+        temperature: 0.1,
+        top_p: 0.95,
+        seed: u64::MAX,
+        metadata: BTreeMap::from([("worker".into(), "3".into()), ("note".into(), String::new())]),
+    }
+}
+
+fn column(tokens: usize) -> impl Strategy<Value = Option<Vec<f32>>> {
+    proptest::option::of(proptest::collection::vec(-1000.0f32..=0.0, tokens))
+}
+
+fn any_trajectory() -> impl Strategy<Value = Trajectory> {
+    let tokens = || proptest::collection::vec(0..=i32::MAX, 0..60);
+    (tokens(), tokens()).prop_flat_map(|(prompt, response)| {
+        let columns = (column(response.len()), column(response.len()));
+        let texts = (".{1,20}", ".{0,20}", ".{1,20}", proptest::collection::btree_map(".{1,9}", ".{0,9}", 0..4));
+        let numbers = (-10.0f64..10.0, any::<u64>(), any::<u64>(), 0.0f64..3.0, 0.001f64..=1.0, any::<u64>());
+        (Just((prompt, response)), columns, texts, numbers).prop_map(|(tokens, columns, texts, numbers)| Trajectory {
+            problem_id: texts.0,
+            verdict: texts.1,
+            source: texts.2,
+            metadata: texts.3,
+            prompt_tokens: tokens.0,
+            response_tokens: tokens.1,
+            behavior_logprobs: columns.0,
+            reference_logprobs: columns.1,
+            reward: numbers.0,
+            min_policy_version: numbers.1.min(numbers.2),
+            max_policy_version: numbers.1.max(numbers.2),
+            temperature: numbers.3,
+            top_p: numbers.4,
+            seed: numbers.5,
+        })
+    })
+}
+
+fn encoded(trajectory: &Trajectory) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    record::encode(trajectory, &mut bytes).unwrap();
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+
+    #[test]
+    fn whatever_is_encoded_decodes_to_the_same(trajectories in proptest::collection::vec(any_trajectory(), 0..5)) {
+        let message = encode_trajectories(&trajectories, Interrupt::never()).unwrap();
+        prop_assert_eq!(decode_trajectories(&message, Interrupt::never()).unwrap(), trajectories);
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic_the_decoder(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = record::decode(&bytes, Columns::ALL);
+        let _ = decode_trajectories(&bytes, Interrupt::never());
+    }
+
+    #[test]
+    fn a_record_changed_in_one_byte_never_panics_the_decoder(at in any::<prop::sample::Index>(), value in any::<u8>()) {
+        let mut bytes = encoded(&sample());
+        let at = at.index(bytes.len());
+        bytes[at] = value;
+        let _ = record::decode(&bytes, Columns::ALL);
+    }
+}
+
+#[test]
+fn every_flipped_bit_of_a_message_is_noticed() {
+    let message = encode_trajectories(&[sample()], Interrupt::never()).unwrap();
+    for bit in 0..message.len() * 8 {
+        let mut damaged = message.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        let outcome = decode_trajectories(&damaged, Interrupt::never());
+        assert!(matches!(outcome, Err(Error::Corrupt { .. })), "bit {bit}");
+    }
+}
+
+#[test]
+fn a_message_cut_anywhere_is_noticed() {
+    let message = encode_trajectories(&[sample(), sample()], Interrupt::never()).unwrap();
+    for length in 0..message.len() {
+        assert!(matches!(decode_trajectories(&message[..length], Interrupt::never()), Err(Error::Corrupt { .. })));
+    }
+}
+
+#[test]
+fn a_record_that_was_never_valid_is_refused_though_its_checksum_is_right() {
+    let invalid = Trajectory { reward: f64::NAN, ..sample() };
+    let message = encode_trajectories(&[invalid], Interrupt::never()).unwrap();
+    let error = decode_trajectories(&message, Interrupt::never()).unwrap_err();
+    assert!(matches!(&error, Error::Corrupt { what, .. } if what.contains("reward")), "{error}");
+}
+
+#[test]
+fn lengths_beyond_the_caps_are_refused_before_anything_is_allocated() {
+    // version 1, one stream, tag 1 (scalars), zstd, a raw length of 2^62, a stored length of 1
+    let mut bytes = vec![1, 1, 1, 1];
+    bytes.extend_from_slice(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40, 1, 0]);
+    let damage = record::decode(&bytes, Columns::ALL).unwrap_err();
+    assert!(damage.what.contains("the limit is"), "{}", damage.what);
+}
+
+#[test]
+fn columns_that_are_not_wanted_are_left_out() {
+    let bytes = encoded(&sample());
+    let scalars = record::decode(&bytes, Columns::SCALARS).unwrap();
+    assert_eq!((scalars.reward, scalars.seed), (-1.0, u64::MAX));
+    assert!(scalars.prompt_tokens.is_empty() && scalars.response_tokens.is_empty());
+    assert_eq!(scalars.behavior_logprobs, None);
+    let responses = record::decode(&bytes, Columns { response: true, ..Columns::SCALARS }).unwrap();
+    assert_eq!(responses.response_tokens, sample().response_tokens);
+}
+
+#[test]
+fn tokens_and_logprobs_compress() {
+    let count = 2000;
+    let tokens: Vec<i32> = (0..count).map(|at| (at * 7919) % 256).collect();
+    let logprobs = (0..count).map(|at| -((at * 7919 % 977) as f32 / 977.0).powi(4)).collect();
+    let trajectory = Trajectory { response_tokens: tokens, behavior_logprobs: Some(logprobs), ..sample() };
+    let size = encoded(&trajectory).len();
+    assert!(size < 2000 * 6, "{size} bytes");
+}
+
+#[test]
+fn the_content_hash_tells_problem_prompt_and_response_apart_and_nothing_else() {
+    let hash = sample().content_hash();
+    let moved =
+        Trajectory { prompt_tokens: vec![1, 127, 128, i32::MAX, 5], response_tokens: vec![0, 70_000], ..sample() };
+    assert_ne!(moved.content_hash(), hash);
+    assert_ne!(Trajectory { problem_id: "other".into(), ..sample() }.content_hash(), hash);
+    assert_eq!(Trajectory { reward: 0.0, seed: 1, source: "pool".into(), ..sample() }.content_hash(), hash);
+}
+
+#[test]
+fn each_wrong_field_is_named() {
+    let wrong = [
+        ("problem_id", Trajectory { problem_id: String::new(), ..sample() }),
+        ("source", Trajectory { source: String::new(), ..sample() }),
+        ("prompt_tokens[1]", Trajectory { prompt_tokens: vec![0, -1], ..sample() }),
+        ("response_tokens[0]", Trajectory { response_tokens: vec![-7, 1, 2], ..sample() }),
+        ("reward", Trajectory { reward: f64::INFINITY, ..sample() }),
+        ("behavior_logprobs", Trajectory { behavior_logprobs: Some(vec![0.0; 2]), ..sample() }),
+        ("reference_logprobs[2]", Trajectory { reference_logprobs: Some(vec![0.0, 0.0, f32::NAN]), ..sample() }),
+        ("temperature", Trajectory { temperature: -0.1, ..sample() }),
+        ("top_p", Trajectory { top_p: 0.0, ..sample() }),
+        ("min_policy_version", Trajectory { min_policy_version: 4, max_policy_version: 3, ..sample() }),
+        ("metadata key", Trajectory { metadata: BTreeMap::from([(String::new(), "x".into())]), ..sample() }),
+    ];
+    assert!(sample().validate().is_ok());
+    for (field, trajectory) in wrong {
+        let error = trajectory.validate().unwrap_err();
+        assert!(matches!(&error, Error::Invalid(text) if text.starts_with(field)), "{field}: {error}");
+    }
+}
