@@ -120,3 +120,11 @@ def test_the_command_makes_a_reference_and_reports_bad_input(
     assert json.loads((directory / "recipe.json").read_text())["seed"] == 4
     assert main([str(directory), "--seed", "5", "--steps", "2"]) == 2
     assert "seed = 4, not 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--steps", "--threads"])
+def test_the_command_refuses_counts_below_one(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "model"), option, "0"])
+    assert f"{option}: must be at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()

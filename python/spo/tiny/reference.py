@@ -111,8 +111,8 @@ def encode_batch(
     Returns:
         Token ids and labels, both int64 [B, T]; the labels of prompts and padding are `IGNORED`.
     """
-    prompts = [tokenizer.encode(f"{PROBLEM}{words}{PROGRAM}") for words, _ in examples]
-    responses = [tokenizer.encode(f"{code}{END}") for _, code in examples]
+    prompts = tokenizer([f"{PROBLEM}{words}{PROGRAM}" for words, _ in examples])["input_ids"]
+    responses = tokenizer([f"{code}{END}" for _, code in examples])["input_ids"]
     length = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
     tokens_BT = torch.full((len(examples), length), tokenizer.pad_token_id)
     labels_BT = torch.full((len(examples), length), IGNORED)
