@@ -1,0 +1,100 @@
+"""A step's batch on its way into the model: from the orchestrator's packed arrays to the micro-batches of this rank.
+
+Rows become tensors, a few rows at a time; what the objective sees is one line a trajectory again, response tokens only.
+Which trajectories are in the batch was decided by the orchestrator.
+
+Shapes: R rows, T tokens in a row; B trajectories, L response tokens of the longest; N response tokens in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spo.errors import ConnectionLost
+from spo.types import Batch
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Some rows of a batch, and the trajectories in them."""
+
+    tokens_RT: Tensor
+    position_ids_RT: Tensor
+    response_index_N: Tensor
+    """Flat positions of the response tokens, trajectory after trajectory."""
+    mask_BL: Tensor
+    """True at response tokens; its N true elements are in the order of `response_index_N`."""
+    reward_B: Tensor
+    initial_value_B: Tensor
+    num_tokens: int
+    """Prompts' and responses', without padding."""
+
+    def by_trajectory(self, value_N: Tensor) -> Tensor:
+        """Values of the N response tokens, one line a trajectory: [B, L], 0 past each one's end."""
+        return value_N.new_zeros(self.mask_BL.shape).masked_scatter(self.mask_BL, value_N)
+
+
+def micro_batches(batch: Batch, rows_per_forward: int, device: torch.device) -> Iterator[MicroBatch]:
+    """Cuts a rank's rows into micro-batches of `rows_per_forward` rows; also those without a trajectory.
+
+    Raises:
+        ConnectionLost: The arrays do not fit together.
+    """
+    shape = (batch.num_rows, batch.num_tokens)
+    try:
+        tokens_RT = np.frombuffer(batch.tokens, np.int32).reshape(shape)
+        position_ids_RT = np.frombuffer(batch.position_ids, np.int32).reshape(shape)
+        segment_ids_RT = np.frombuffer(batch.segment_ids, np.int32).reshape(shape)
+        response_mask_RT = np.frombuffer(batch.response_mask, np.uint8).reshape(shape) != 0
+        reward_B = np.frombuffer(batch.rewards, np.float32).reshape(batch.num_trajectories)
+        initial_value_B = np.frombuffer(batch.initial_values, np.float32).reshape(batch.num_trajectories)
+    except ValueError as error:
+        raise ConnectionLost(f"the batch of step {batch.step} does not fit its own shape: {error}") from error
+    if (response_mask_RT & (position_ids_RT == 0)).any():
+        raise ConnectionLost(f"the batch of step {batch.step} has a response without a prompt before it")
+
+    def tensor(array: npt.NDArray[np.generic], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.array(array)).to(device, dtype, non_blocking=True)
+
+    for start in range(0, batch.num_rows, rows_per_forward):
+        rows = slice(start, start + rows_per_forward)
+        # Columns that are padding in all of these rows need no computing.
+        width = _used_width(segment_ids_RT[rows])
+        trajectory_B, index_N, mask_BL = _responses(segment_ids_RT[rows, :width], response_mask_RT[rows, :width])
+        yield MicroBatch(
+            tokens_RT=tensor(tokens_RT[rows, :width], torch.int64),
+            position_ids_RT=tensor(position_ids_RT[rows, :width], torch.int64),
+            response_index_N=tensor(index_N, torch.int64),
+            mask_BL=tensor(mask_BL, torch.bool),
+            reward_B=tensor(reward_B[trajectory_B], torch.float32),
+            initial_value_B=tensor(initial_value_B[trajectory_B], torch.float32),
+            num_tokens=int((segment_ids_RT[rows] >= 0).sum()),
+        )
+
+
+def _used_width(segment_ids_RT: npt.NDArray[np.int32]) -> int:
+    used = np.flatnonzero((segment_ids_RT >= 0).any(axis=0))
+    return int(used[-1]) + 1 if len(used) else 1
+
+
+def _responses(
+    segment_ids_RT: npt.NDArray[np.int32], response_mask_RT: npt.NDArray[np.bool_]
+) -> tuple[IntArray, IntArray, npt.NDArray[np.bool_]]:
+    """What is in some rows: trajectories [B], flat positions of response tokens [N], which of [B, L] are such."""
+    segments = segment_ids_RT.ravel()
+    trajectory_B = np.unique(segments[segments >= 0])
+    index_N = np.flatnonzero(response_mask_RT.ravel() & (segments >= 0))
+    order_N = np.argsort(segments[index_N], kind="stable")
+    index_N = index_N[order_N]
+    count_B = np.bincount(np.searchsorted(trajectory_B, segments[index_N]), minlength=len(trajectory_B))
+    longest = max(int(count_B.max(initial=0)), 1)
+    mask_BL = np.arange(longest)[None, :] < count_B[:, None]
+    return trajectory_B.astype(np.int64), index_N.astype(np.int64), mask_BL

@@ -1,0 +1,132 @@
+"""One optimiser step: forward policy and reference, objective, backward, clip, AdamW; and its metrics.
+
+Works on a batch that is here already; where batches come from and where policies go is `loop`'s.
+
+Shapes: N response tokens in a micro-batch, B trajectories, L response tokens of the longest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from spo.config import Config, OptimizerConfig
+from spo.errors import RunFailed
+from spo.trainer.batches import MicroBatch, micro_batches
+from spo.trainer.objectives import Metrics, make_objective
+from spo.trainer.parallel import Ranks, sum_over_ranks
+from spo.trainer.policy import Policy
+from spo.types import Batch
+
+
+def make_optimizer(policy: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over the policy's float32 masters."""
+    return torch.optim.AdamW(
+        policy.parameters(),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, config: OptimizerConfig) -> float:
+    """The rate of optimiser step `step` (from 1): linear warm-up, then constant (Sec. 5)."""
+    return config.learning_rate * min(1.0, step / max(config.warmup_steps, 1))
+
+
+class Learner:
+    """The policy in training, its frozen reference and its optimiser."""
+
+    def __init__(self, policy: Policy, reference: Policy, config: Config, ranks: Ranks) -> None:
+        self.policy = policy
+        self.optimizer = make_optimizer(policy, config.optimizer)
+        self._reference = reference
+        self._objective = make_objective(config.objective)
+        self._config = config
+        self._ranks = ranks
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Does one optimiser step on this rank's rows of `batch`; all ranks call this.
+
+        Returns:
+            Metrics over all ranks, by their names in `docs/metrics.md`.
+
+        Raises:
+            RunFailed: The gradient is not finite; the weights are left as they were.
+        """
+        started = time.monotonic()
+        self._set_learning_rate(batch.step)
+        sums: Metrics = {}
+        num_tokens = 0
+        for micro in micro_batches(batch, self._config.batch.rows_per_forward, self._ranks.device):
+            for name, sum_and_count in self._accumulate(micro, batch.num_trajectories).items():
+                sums[name] = sums[name] + sum_and_count if name in sums else sum_and_count
+            num_tokens += micro.num_tokens
+        metrics, square_sum, num_tokens = self._reduce(sums, num_tokens)
+        metrics["loss/gradient_norm"] = self._clip(math.sqrt(square_sum), batch.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics["loss/learning_rate"] = learning_rate(batch.step, self._config.optimizer)
+        metrics["time/step_s"] = time.monotonic() - started
+        metrics["time/train_tokens_per_s"] = num_tokens / metrics["time/step_s"]
+        return metrics
+
+    def _accumulate(self, micro: MicroBatch, num_trajectories: int) -> Metrics:
+        """Adds the gradient of a micro-batch's share of the mean over the whole batch's trajectories."""
+        inputs = (micro.tokens_RT, micro.position_ids_RT, micro.response_index_N)
+        with torch.no_grad():
+            reference_logprobs_N = self._reference(*inputs)
+        policy_logprobs_N = self.policy(*inputs)
+        loss, metrics = self._objective(
+            micro.by_trajectory(policy_logprobs_N),
+            micro.by_trajectory(reference_logprobs_N),
+            micro.mask_BL,
+            micro.reward_B,
+            micro.initial_value_B,
+        )
+        # Rows without a trajectory go through backward too, so that the ranks' collectives match; the mean over no
+        # trajectory is NaN, but no gradient flows from it.
+        share = len(micro.reward_B) / num_trajectories
+        (loss * share).backward()  # type: ignore[no-untyped-call]
+        return metrics
+
+    def _reduce(self, sums: Metrics, num_tokens: int) -> tuple[dict[str, float], float, int]:
+        """Metrics, the gradient's sum of squares and tokens of all ranks: one collective, one wait for the device."""
+        squares = [gradient.square().sum() for gradient in self._gradients()]
+        extra = torch.stack([torch.stack(squares).sum(), squares[0].new_tensor(num_tokens)])
+        *pairs, last = sum_over_ranks(torch.stack([*sums.values(), extra])).tolist()
+        # A mean over nothing (no failure in the batch, say) is left out.
+        means = {name: total / count for name, (total, count) in zip(sums, pairs, strict=True) if count > 0}
+        return means, last[0], round(last[1])
+
+    def _gradients(self) -> list[Tensor]:
+        """This rank's shard of every gradient."""
+        gradients = (parameter.grad for parameter in self.policy.parameters())
+        return [
+            gradient.to_local() if isinstance(gradient, DTensor) else gradient
+            for gradient in gradients
+            if gradient is not None
+        ]
+
+    def _clip(self, norm: float, step: int) -> float:
+        """Scales the gradient down to the configured norm; returns what the norm was."""
+        if not math.isfinite(norm):
+            raise RunFailed(
+                f"the gradient of step {step} is not finite; lower optimizer.learning_rate or raise "
+                "objective.clip_epsilon, and resume from the last checkpoint"
+            )
+        limit = self._config.optimizer.max_gradient_norm
+        if 0 < limit < norm:
+            for gradient in self._gradients():
+                gradient.mul_(limit / norm)
+        return norm
+
+    def _set_learning_rate(self, step: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self._config.optimizer)

@@ -1,0 +1,128 @@
+"""A policy: a causal language model that gives the log-probability of tokens in packed rows.
+
+The trained policy and the frozen reference are both this. Several trajectories share a row; attention stays inside each
+of them, and so does every token's context. The policy's parameters are float32 masters whatever forward and backward
+compute in. Sharding is `parallel`'s, the head's chunking `logprobs`'s.
+
+Shapes: R rows, T tokens in a row, N tokens asked for, D hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from spo.config import ModelConfig
+from spo.errors import ConfigError
+from spo.trainer.logprobs import token_logprobs
+from spo.trainer.parallel import Ranks, shard
+
+_UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Settings of models whose logits are more than the product of hidden state and head."""
+
+
+class Policy(nn.Module):
+    """A `transformers` causal language model behind one method: log-probabilities of tokens in packed rows."""
+
+    def __init__(self, model: PreTrainedModel, logprob_chunk_tokens: int) -> None:
+        """Wraps `model`, whose dropout is switched off: a policy's log-probabilities are a function of its weights."""
+        super().__init__()
+        self.model = model.eval()
+        self.logprob_chunk_tokens = logprob_chunk_tokens
+
+    def forward(self, tokens_RT: Tensor, position_ids_RT: Tensor, index_N: Tensor) -> Tensor:
+        """The log-probability of each token asked for, given those before it in its own trajectory.
+
+        Args:
+            tokens_RT: int64 token ids.
+            position_ids_RT: int64; 0 starts a trajectory (and padding may be anything).
+            index_N: int64 flat positions (row · T + column) of the tokens asked for; none is the first of its
+                trajectory.
+
+        Returns:
+            Float32 [N].
+        """
+        hidden_RTD = self.model.base_model(
+            input_ids=tokens_RT,
+            position_ids=position_ids_RT,
+            attention_mask=packed_attention_mask(position_ids_RT),
+            use_cache=False,
+        ).last_hidden_state
+        # A token is predicted from the hidden state just before it.
+        hidden_ND = hidden_RTD.flatten(0, 1)[index_N - 1]
+        target_N = tokens_RT.flatten()[index_N]
+        head_VD = self.model.get_output_embeddings().weight
+        return token_logprobs(hidden_ND, head_VD, target_N, self.logprob_chunk_tokens)
+
+    def layers(self) -> list[nn.Module]:
+        """The decoder layers: what is sharded and recomputed as a unit."""
+        names = set(self.model._no_split_modules or ())
+        return [module for module in self.model.modules() if type(module).__name__ in names]
+
+    def recompute_layers(self) -> None:
+        """Keeps only each layer's input for the backward pass, and computes the rest again there."""
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for layer in self.layers():
+            # transformers recomputes layers in training mode only; the modules inside stay without dropout.
+            layer.training = True
+
+
+def packed_attention_mask(position_ids_RT: Tensor) -> Tensor:
+    """Who attends to whom: bool [R, 1, T, T], causal, and within a trajectory only (each starts at position 0)."""
+    segment_RT = (position_ids_RT == 0).cumsum(dim=1)
+    same_RTT = segment_RT[:, :, None] == segment_RT[:, None, :]
+    return same_RTT.tril().unsqueeze(1)
+
+
+def load_policy(path: str, config: ModelConfig, max_tokens: int, ranks: Ranks, *, trained: bool) -> Policy:
+    """Loads a local model folder and shards it over the ranks.
+
+    Args:
+        path: The folder, in Hugging Face format.
+        config: What to compute in, recomputation, chunking.
+        max_tokens: The longest row.
+        ranks: Whom to shard over.
+        trained: The policy, in float32 masters; else the frozen reference, held in what it computes in (the forward
+            pass rounds the policy's masters to just that, so both agree to the bit before training).
+
+    Raises:
+        ConfigError: The folder holds no causal language model that this trainer can score.
+    """
+    compute_dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    dtype = torch.float32 if trained else compute_dtype
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path: no causal language model can be loaded from {path}: {error}") from error
+    _check_supported(model, max_tokens)
+    policy = Policy(model, config.logprob_chunk_tokens)
+    policy.requires_grad_(trained)
+    if trained and config.gradient_checkpointing:
+        policy.recompute_layers()
+    # FSDP moves a module's shard only; everything else (buffers) moves here.
+    policy.to(ranks.device)
+    shard(policy, policy.layers(), ranks, compute_dtype)
+    return policy
+
+
+def _check_supported(model: PreTrainedModel, max_tokens: int) -> None:
+    name = type(model).__name__
+    for setting in _UNSUPPORTED_HEADS:
+        if getattr(model.config, setting, None) not in (None, 1, 1.0):
+            raise ConfigError(f"model.path: {name} scales its logits ({setting}), which is not supported")
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise ConfigError(f"model.path: {name} has a bias in its output head, which is not supported")
+    if set(getattr(model.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
+        raise ConfigError(
+            f"model.path: {name} has layers that are no attention, which rows of several cannot go through"
+        )
+    window = getattr(model.config, "sliding_window", None)
+    if window is not None and window < max_tokens:
+        raise ConfigError(
+            f"batch.token_budget: {name} attends to the last {window} tokens only; set it to at most {window}"
+        )
