@@ -5,11 +5,13 @@ import random
 import pytest
 
 from spo.errors import ConfigError
+from spo.judge import Judge, Judgement, Limits, Submission, TestCase, Verdict
 from spo.problems import HIDDEN, PUBLIC, Problem, load_problems
 from spo.problems.builtin import definitions
 from spo.problems.builtin.definition import Definition, Edit
 
 PROBLEMS = load_problems(["builtin"])
+JUDGED_SEED = 11
 
 
 def a_definition(**changes: object) -> Definition:
@@ -52,6 +54,41 @@ def test_each_problem_is_complete(problem: Problem) -> None:
     assert [solution.correct for solution in problem.solutions] == [True] + [False] * (len(codes) - 1)
     assert len(codes) >= 4
     assert all(solution.note for solution in problem.solutions if not solution.correct)
+
+
+@pytest.fixture(scope="module")
+def judgements() -> dict[str, list[Judgement]]:
+    """What the judge says of all programs of all problems, with tests of a seed of their own."""
+    problems = load_problems(["builtin"], seed=JUDGED_SEED)
+    submissions = [
+        Submission(
+            solution.code,
+            [TestCase(input=test.input, output=test.output) for test in problem.tests],
+            checker=problem.checker,
+            limits=Limits(cpu_time_s=problem.time_limit_s, memory_bytes=problem.memory_limit_bytes),
+        )
+        for problem in problems
+        for solution in problem.solutions
+    ]
+    with Judge() as judge:
+        verdicts = iter(judge.judge_many(submissions))
+    return {problem.id: [next(verdicts) for _ in problem.solutions] for problem in problems}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.id)
+def test_the_judge_accepts_the_right_program_and_refuses_each_wrong_one(
+    problem: Problem, judgements: dict[str, list[Judgement]]
+) -> None:
+    accepted, *refused = judgements[problem.id]
+    assert accepted.verdict == Verdict.ACCEPTED, accepted
+    about_the_program = {Verdict.WRONG_ANSWER, Verdict.TIME_LIMIT, Verdict.RUNTIME_ERROR}
+    for solution, judgement in zip(problem.solutions[1:], refused, strict=True):
+        assert judgement.verdict in about_the_program, (solution.note, judgement)
+
+
+def test_some_programs_are_refused_only_because_they_are_slow(judgements: dict[str, list[Judgement]]) -> None:
+    verdicts = [judgement.verdict for group in judgements.values() for judgement in group]
+    assert verdicts.count(Verdict.TIME_LIMIT) >= 5
 
 
 def test_the_same_seed_draws_the_same_tests_and_another_one_others() -> None:

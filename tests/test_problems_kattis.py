@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from spo.errors import ProblemError
+from spo.judge import Judge, TestCase
 from spo.problems import Problem, load_problems
 from spo.problems.latex import latex_title, latex_to_text
 
@@ -167,6 +168,18 @@ def test_the_time_limit_file_is_read(tmp_path: Path) -> None:
 def test_validator_flags_become_options_of_the_checker(tmp_path: Path, path: str, line: str, checker: str) -> None:
     [problem] = load(make_package(tmp_path, {path: line}))
     assert problem.checker == checker
+
+
+@pytest.mark.parametrize(
+    ("flags", "verdict"),
+    [("", "wrong_answer"), ("float_tolerance 0.1", "accepted"), ("float_tolerance 0.1 case_sensitive", "wrong_answer")],
+)
+def test_the_judge_compares_as_the_package_asks(tmp_path: Path, flags: str, verdict: str) -> None:
+    files = {"problem.yaml": f"validator_flags: {flags}", "data/secret/b/2.ans": "10 Yes\n"}
+    [problem] = load(make_package(tmp_path, files))
+    tests = [TestCase(input=test.input, output=test.output) for test in problem.tests[2:]]
+    with Judge(num_workers=1) as judge:
+        assert judge.judge("print(10.05, 'yes')", tests, checker=problem.checker).verdict == verdict
 
 
 def test_a_markdown_statement_is_taken_as_it_is(tmp_path: Path) -> None:
