@@ -1,7 +1,7 @@
 """Journals of a run: append-only JSON Lines files that survive being cut off anywhere.
 
-One object a line. A run that goes on from the checkpoint of step s appends `{"resumed_at": s}`; whatever stands before
-that line and belongs to a later step was undone, and `read_lineage` leaves it out. Nothing is ever rewritten.
+One object a line. A run that goes on from the checkpoint of step s appends `{"resumed_at": s}`; whatever stands
+before that line and belongs to a later step was undone, and `read_lineage` leaves it out. Nothing is ever rewritten.
 """
 
 from __future__ import annotations

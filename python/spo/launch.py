@@ -58,6 +58,15 @@ class OrchestratorProcess:
         self.address = ""
         """`host:port`, once it listens."""
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Kills it at once; its workers end by themselves."""
+        self._process.kill()
+
     def poll(self) -> int | None:
         """Its exit status; None while it runs."""
         return self._process.poll()

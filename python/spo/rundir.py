@@ -27,7 +27,10 @@ from spo.wire import new_token
 RUN_FILE = "run.json"
 MODEL_FILE = "model.json"
 METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
+CONSUMPTION_FILE = "consumption.jsonl"
 REPORT_FILE = "report.md"
+REPORT_DATA_FILE = "report.json"
 
 _Info = TypeVar("_Info")
 
@@ -64,6 +67,10 @@ class RunInfo(msgspec.Struct, frozen=True):
     def wall_time_s(self) -> float:
         """Wall time of the run until now, the time between sessions left out."""
         return self.elapsed_before_s + time.time() - self.session_started_at
+
+
+class _Finished(msgspec.Struct):
+    finished: bool
 
 
 def prepare_run(config: Config, resume: bool = False, argv: Sequence[str] | None = None) -> Path:
@@ -124,8 +131,9 @@ def read_model(run_dir: Path) -> ModelInfo:
 def finished_report(run_dir: Path) -> str | None:
     """The report of a finished run, as text; None where the run has not finished."""
     try:
-        return (run_dir / REPORT_FILE).read_text(encoding="utf-8")
-    except FileNotFoundError:
+        finished = msgspec.json.decode((run_dir / REPORT_DATA_FILE).read_bytes(), type=_Finished).finished
+        return (run_dir / REPORT_FILE).read_text(encoding="utf-8") if finished else None
+    except (OSError, msgspec.DecodeError):
         return None
 
 

@@ -1,0 +1,57 @@
+"""Staleness admission: which rollouts may start, so that none is ever too old when it is trained on (Sec. 3.2).
+
+Pure functions over counts; nobody waits here. Time is counted in optimiser steps done: a batch of step s is drawn
+when s − 1 steps are done, and the staleness of a trajectory in it is s − 1 minus the least policy version that
+sampled it.
+
+Two rules bound it by `max_staleness`, and nothing is thrown away for it:
+
+1. *Admission.* A rollout starts only with weights young enough for the step at which it is expected to be drawn:
+   after all that no batch has had yet, in the buffer or on its way, at `per_step` online trajectories a step. (The
+   buffer draws every trajectory once, oldest first, before it draws one twice.)
+2. *Patience.* Trajectories may be drawn several times, so trainers could run ahead of a slow rollout on what the
+   buffer has. A batch therefore waits while a rollout is on its way that would be too old afterwards.
+
+No deadlock: while the trainer waits, `steps_done` stands still. With less than one batch in supply the needed version
+is `steps_done − max_staleness`, which the last published one satisfies, because versions come every
+`model_update_interval` steps and `max_staleness` is at least that (`spo.config` checks it). What was admitted
+finishes or is dispatched anew with a version needed *then*, so rule 2 ends as well.
+`tests/test_orchestrator_admission.py` simulates this for any speeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def needed_version(steps_done: int, supply: int, per_step: int, max_staleness: int) -> int:
+    """The least policy version with which a rollout may start now.
+
+    Args:
+        steps_done: Optimiser steps whose batches have been drawn.
+        supply: Online trajectories that no batch has had yet, and responses on their way.
+        per_step: Online trajectories a step draws; at least 1.
+        max_staleness: The bound, in steps.
+    """
+    return max(0, expected_steps_done(steps_done, supply, per_step) - max_staleness)
+
+
+def expected_steps_done(steps_done: int, supply: int, per_step: int) -> int:
+    """How many steps will be done when a rollout that starts now is drawn: all of `supply` comes first."""
+    return steps_done + supply // per_step
+
+
+def last_step(version: int, max_staleness: int) -> int:
+    """The last step whose batch may hold a trajectory sampled with `version`."""
+    return version + max_staleness + 1
+
+
+def must_wait(step: int, versions_in_flight: Iterable[int], max_staleness: int) -> bool:
+    """Whether the batch of `step` has to wait: a rollout on its way could not be drawn any more afterwards.
+
+    Args:
+        step: The step whose batch is asked for.
+        versions_in_flight: Of each online rollout on its way, a lower bound of the version it samples with.
+        max_staleness: The bound, in steps.
+    """
+    return any(last_step(version, max_staleness) < step + 1 for version in versions_in_flight)

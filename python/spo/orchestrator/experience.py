@@ -1,0 +1,196 @@
+"""The experience of a run: its trajectory store and the replay buffer over it, always changed together.
+
+Everything sampled is appended to the store; what may be trained on is also put into the buffer. `commit` makes it
+durable in a thread, since it waits for the disk. What is sampled and why is not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from spo.config import Config
+from spo.replay import Batch, ReplayBuffer
+from spo.store import Trajectory, TrajectoryStore
+
+ONLINE = "online"
+OFFLINE = "offline"
+_READ_AT_ONCE = 1024
+"""Trajectories decoded in one call when the store is gone through."""
+
+log = logging.getLogger(__name__)
+
+
+class Experience:
+    """Store and buffer.
+
+    Args:
+        run_dir: The store is `RUN_DIR/store`; made if it does not exist, repaired if its tail is torn.
+        tokenizer: Fingerprint that all trajectories share.
+        config: The run's settings.
+    """
+
+    def __init__(self, run_dir: Path, tokenizer: str, config: Config) -> None:
+        self._store = TrajectoryStore.open(run_dir / "store", mode="a", tokenizer=tokenizer)
+        self._buffer = ReplayBuffer(
+            capacity=config.replay.capacity,
+            max_uses=config.replay.max_uses,
+            max_staleness=config.replay.max_staleness,
+            seed=config.seed,
+            store=self._store,
+        )
+        self._mix = mix_of(config)
+        self._num_trajectories = config.batch.num_trajectories
+        self._token_budget = config.batch.token_budget
+        self._dirty = False
+        self._committing = trio.Lock()
+        self._newest_online: int | None = None
+        self._unused: dict[int, int] = {}
+        """Online trajectories that no batch has had: least policy version by id."""
+        self._max_staleness = config.replay.max_staleness
+
+    def append(self, trajectories: Sequence[Trajectory]) -> list[int]:
+        """Stores trajectories that are not trained on; returns their ids."""
+        if not trajectories:
+            return []
+        self._dirty = True
+        return self._store.append(list(trajectories))
+
+    def add_online(self, trajectories: Sequence[Trajectory]) -> None:
+        """Stores fresh trajectories and puts them into the buffer's window."""
+        self._put_online(trajectories, self.append(trajectories))
+
+    def add_offline(self, trajectories: Sequence[Trajectory]) -> None:
+        """Fills the offline pool with `trajectories`, storing those that an earlier session did not."""
+        stored = self.read(self._store.scan(source=OFFLINE))
+        ids = {trajectory.content_hash: id for id, trajectory in stored}
+        new = [trajectory for trajectory in trajectories if trajectory.content_hash not in ids]
+        ids.update(zip((trajectory.content_hash for trajectory in new), self.append(new), strict=True))
+        if trajectories:
+            self._buffer.add(list(trajectories), [ids[trajectory.content_hash] for trajectory in trajectories])
+
+    def available(self, steps_done: int) -> dict[str, int]:
+        """How many trajectories of each source can be drawn when `steps_done` steps are done."""
+        return dict(self._buffer.available(steps_done))
+
+    def num_unused(self, steps_done: int) -> int:
+        """Online trajectories that no batch has had and that one can still have; the buffer draws these first."""
+        self._unused = {id: v for id, v in self._unused.items() if v + self._max_staleness >= steps_done}
+        return min(len(self._unused), self.available(steps_done).get(ONLINE, 0))
+
+    def sample(self, steps_done: int, row_multiple: int) -> Batch:
+        """Draws and packs the batch of step `steps_done + 1`.
+
+        Raises:
+            NotEnough: A source cannot fill its part; nothing has changed.
+        """
+        batch = self._buffer.sample(
+            num_trajectories=self._num_trajectories,
+            policy_version=steps_done,
+            mix=self._mix,
+            token_budget=self._token_budget,
+            row_multiple=row_multiple,
+        )
+        for id in batch.ids.tolist():
+            self._unused.pop(id, None)
+        return batch
+
+    def read(self, ids: Sequence[int]) -> list[tuple[int, Trajectory]]:
+        """Ids with their trajectories, in the order of `ids`."""
+        return list(read_all(self._store, ids))
+
+    def scan(self, source: str) -> list[int]:
+        """Ids of all stored trajectories of a source, in append order."""
+        return list(self._store.scan(source=source))
+
+    async def commit(self) -> None:
+        """Makes everything appended so far durable; other tasks go on meanwhile."""
+        async with self._committing:
+            if self._dirty:
+                self._dirty = False
+                await trio.to_thread.run_sync(self._store.commit)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to bring the buffer back to where it is now."""
+        return {
+            "buffer": self._buffer.state_dict(),
+            "newest_online": self._newest_online,
+            "unused": list(self._unused.items()),
+        }
+
+    def restore(self, state: dict[str, Any] | None) -> list[Trajectory]:
+        """Brings the buffer back to `state` (None: the start of the run) and adds what was stored since.
+
+        Returns:
+            The online trajectories stored since, in store order.
+        """
+        stored = self.scan(ONLINE)
+        if state is not None:
+            self._buffer.load_state_dict(state["buffer"])
+            self._unused = dict(state["unused"])
+            if state["newest_online"] is not None:
+                stored = stored[stored.index(state["newest_online"]) + 1 :]
+        trajectories = [trajectory for _, trajectory in self.read(stored)]
+        self._put_online(trajectories, stored)
+        return trajectories
+
+    def counters(self) -> dict[str, int]:
+        """What became of the online trajectories that left the buffer."""
+        return self._buffer.counters()
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    def close(self) -> None:
+        """Makes everything durable and closes the store."""
+        self._store.commit()
+        self._store.close()
+
+    def _put_online(self, trajectories: Sequence[Trajectory], ids: list[int]) -> None:
+        if ids:
+            self._buffer.add(list(trajectories), ids)
+            self._newest_online = ids[-1]
+            self._unused.update((id, item.min_policy_version) for id, item in zip(ids, trajectories, strict=True))
+
+
+def mix_of(config: Config) -> dict[str, float]:
+    """The proportions of the sources in a batch."""
+    online = config.batch.online_fraction
+    return {source: share for source, share in ((ONLINE, online), (OFFLINE, 1 - online)) if share > 0}
+
+
+def per_step(config: Config, source: str) -> int:
+    """Trajectories of a source that a step draws: at most one more than it does, where its share is no whole number."""
+    return math.ceil(config.batch.num_trajectories * mix_of(config).get(source, 0.0) - 1e-9)
+
+
+def read_all(store: TrajectoryStore, ids: Sequence[int]) -> Iterator[tuple[int, Trajectory]]:
+    """Ids with their trajectories, decoded some at a time."""
+    for start in range(0, len(ids), _READ_AT_ONCE):
+        part = list(ids[start : start + _READ_AT_ONCE])
+        yield from zip(part, store.read_many(part), strict=True)
+
+
+def relabelled(trajectory: Trajectory, *, source: str = "", **metadata: str) -> Trajectory:
+    """The same record under another source (unless empty) and with more metadata."""
+    return Trajectory(
+        problem_id=trajectory.problem_id,
+        prompt_tokens=trajectory.prompt_tokens,
+        response_tokens=trajectory.response_tokens,
+        reward=trajectory.reward,
+        verdict=trajectory.verdict,
+        source=source or trajectory.source,
+        behavior_logprobs=trajectory.behavior_logprobs,
+        reference_logprobs=trajectory.reference_logprobs,
+        min_policy_version=trajectory.min_policy_version,
+        max_policy_version=trajectory.max_policy_version,
+        temperature=trajectory.temperature,
+        top_p=trajectory.top_p,
+        seed=trajectory.seed,
+        metadata={**trajectory.metadata, **metadata},
+    )

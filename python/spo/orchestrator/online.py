@@ -1,0 +1,130 @@
+"""Online work: which problem is sampled next with the latest policy, as far as admission lets it.
+
+Work number k samples the problem at position k of the schedule with seeds that follow from k alone. Each number is
+done exactly once in a run: after a crash, the numbers that the store does not have (whole) are done first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from spo.config import Config
+from spo.orchestrator.admission import expected_steps_done, needed_version
+from spo.orchestrator.experience import ONLINE, Experience, per_step, relabelled
+from spo.orchestrator.schedule import ProblemSchedule, derive_seed, draw_temperature
+from spo.store import Trajectory
+from spo.types import Work
+
+WORK_KEY = "work"
+"""Metadata of an online trajectory: the number of the work that it comes from."""
+
+
+class OnlineSource:
+    """Hands out online work while trainers can use it in time.
+
+    Args:
+        config: The run's settings.
+        schedule: Of the training problems.
+        experience: Where results go.
+    """
+
+    def __init__(self, config: Config, schedule: ProblemSchedule, experience: Experience) -> None:
+        self._config = config
+        self._schedule = schedule
+        self._experience = experience
+        self._per_step = per_step(config, ONLINE)
+        self._next = 0
+        self._missing: deque[tuple[int, list[int]]] = deque()
+        self._open: dict[int, list[int]] = {}
+        """Numbers on their way, and the seeds each asks for."""
+        self._number_of: dict[int, int] = {}
+        """Numbers on their way by their first seed."""
+        self._num_responses = 0
+        self.enabled = False
+        """Whether training has begun and not ended."""
+        self.steps_done = 0
+        """Optimiser steps whose batches have been drawn."""
+        self.published_version = 0
+        """The latest version that every rank has published."""
+
+    @property
+    def supply(self) -> int:
+        """Online trajectories that no batch has had yet, and responses on their way."""
+        return self._experience.num_unused(self.steps_done) + self._num_responses
+
+    def take(self, limit: int) -> Work | None:
+        """The next group of responses, or None while it would be drawn too late, or never."""
+        if not self.enabled or self._per_step == 0:
+            return None
+        supply = self.supply
+        version = needed_version(self.steps_done, supply, self._per_step, self._config.replay.max_staleness)
+        expected = expected_steps_done(self.steps_done, supply, self._per_step)
+        if version > self.published_version or expected >= self._config.trainer.total_steps:
+            return None
+        number, seeds = self._missing.popleft() if self._missing else self._new()
+        self._open[number] = seeds
+        self._number_of[seeds[0]] = number
+        self._num_responses += len(seeds)
+        return self._work(number, seeds, version)
+
+    def renew(self, work: Work) -> Work:
+        """The same responses, sampled with weights that are young enough now."""
+        version = needed_version(self.steps_done, 0, self._per_step, self._config.replay.max_staleness)
+        version = max(work.min_policy_version, min(version, self.published_version))
+        return msgspec.structs.replace(work, min_policy_version=version)
+
+    def finish(self, work: Work, trajectories: list[Trajectory], num_excluded: int) -> None:
+        """Stores the result; what the judge could not judge is left out."""
+        number = self._number_of.pop(work.seeds[0])
+        self._num_responses -= len(self._open.pop(number))
+        self._experience.add_online([relabelled(item, **{WORK_KEY: str(number)}) for item in trajectories])
+
+    def state(self) -> dict[str, Any]:
+        """Which numbers are not done, so that a resumed run does them: small, for the checkpoint."""
+        return {"next": self._next, "open": [*self._open.items(), *self._missing]}
+
+    def restore(self, state: dict[str, Any] | None, stored: Sequence[Trajectory]) -> None:
+        """Finds out what is to be done next.
+
+        Args:
+            state: Of the checkpoint; None: the start of the run.
+            stored: Online trajectories stored since then.
+        """
+        start: int = state["next"] if state else 0
+        wanted: dict[int, list[int]] = {number: list(seeds) for number, seeds in (state["open"] if state else [])}
+        seeds_of: dict[int, set[int]] = {}
+        for trajectory in stored:
+            seeds_of.setdefault(int(trajectory.metadata[WORK_KEY]), set()).add(trajectory.seed)
+        self._next = max([start - 1, *seeds_of]) + 1
+        wanted.update((number, self._seeds(number)) for number in range(start, self._next))
+        for number, seeds in sorted(wanted.items()):
+            missing = [seed for seed in seeds if seed not in seeds_of.get(number, set())]
+            if missing:
+                self._missing.append((number, missing))
+
+    def _new(self) -> tuple[int, list[int]]:
+        number = self._next
+        self._next += 1
+        return number, self._seeds(number)
+
+    def _seeds(self, number: int) -> list[int]:
+        count = self._config.sampling.samples_per_problem
+        return [derive_seed(self._config.seed, ONLINE, number, index) for index in range(count)]
+
+    def _work(self, number: int, seeds: list[int], version: int) -> Work:
+        sampling = self._config.sampling
+        return Work(
+            work_id=0,
+            problem_id=self._schedule.problem_at(number),
+            policy="latest",
+            min_policy_version=version,
+            source=ONLINE,
+            temperatures=[draw_temperature(seed, sampling.temperature_min, sampling.temperature_max) for seed in seeds],
+            top_p=sampling.top_p,
+            seeds=seeds,
+            max_new_tokens=sampling.max_new_tokens,
+        )

@@ -1,0 +1,211 @@
+"""The Q̂_0 phase: reference samples of every training problem, counted (Sec. 3.1.3).
+
+They lie in `values.directory/KEY/`, shared by all runs with the same key (reference, sampler, prompts, tests): a
+store of the judged samples, which is the truth, and `counts.json` made from it. A sample is known by its seed, which
+follows from key, problem and index; so an interrupted phase is taken up where it was, and samples of an earlier run
+are not repeated. The accepted ones among them are the offline part of the batches.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import trio
+
+from spo.config import Config
+from spo.files import replace_file
+from spo.orchestrator.dispatch import split
+from spo.orchestrator.experience import OFFLINE, read_all, relabelled
+from spo.orchestrator.schedule import derive_seed
+from spo.problems import Problem, suite_hash
+from spo.reward import ACCEPTED_REWARD
+from spo.rundir import ModelInfo
+from spo.store import Trajectory, TrajectoryStore
+from spo.types import Work
+from spo.values import ProblemCounts, ValueCounts, ValuesKey
+
+REFERENCE = "reference"
+INDEX_KEY = "index"
+"""Metadata of a reference trajectory: which sample of its problem it is."""
+MAX_RESPONSES_PER_WORK = 16
+_SAVE_INTERVAL_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+def values_key(config: Config, model: ModelInfo, prompt_template: str, problems: Sequence[Problem]) -> ValuesKey:
+    """What the counts of this run depend on."""
+    return ValuesKey(
+        reference=f"{model.reference_fingerprint}/{model.tokenizer_fingerprint}",
+        sampler={
+            "engine": config.workers.engine,
+            "dtype": config.workers.dtype,
+            "temperature": "1.0",
+            "top_p": "1.0",
+            "max_new_tokens": str(config.sampling.max_new_tokens),
+            "output_bytes": str(config.judge.output_bytes),
+        },
+        prompt_template=prompt_template,
+        test_suite=suite_hash(problems),
+    )
+
+
+class _Tally:
+    """The samples of one problem: which indices are stored, which are due."""
+
+    def __init__(self, num_samples: int) -> None:
+        self.num_samples = num_samples
+        self.stored: dict[int, tuple[int, float]] = {}
+        """Store id and reward by index."""
+        self.due: deque[int] = deque()
+        self.next_index = 0
+
+    def plan(self) -> None:
+        """Finds the indices that are due, after `stored` has been filled in."""
+        missing = self.num_samples - len(self.stored)
+        free = (index for index in itertools.count() if index not in self.stored)
+        self.due.extend(itertools.islice(free, max(0, missing)))
+        self.next_index = max([self.num_samples - 1, *self.stored, *self.due]) + 1
+
+    def counted(self) -> list[tuple[int, float]]:
+        """Store ids and rewards of the first `num_samples` stored samples."""
+        return [self.stored[index] for index in sorted(self.stored)[: self.num_samples]]
+
+
+class ValueEstimation:
+    """Hands out reference work until every problem has its samples.
+
+    Args:
+        config: The run's settings.
+        key: Of this run's values.
+        problems: The training problems.
+        tokenizer: Fingerprint that all trajectories share.
+    """
+
+    def __init__(self, config: Config, key: ValuesKey, problems: Sequence[Problem], tokenizer: str) -> None:
+        self._config = config
+        self._key = key
+        self._directory = Path(config.values.directory) / key.digest
+        self._directory.mkdir(parents=True, exist_ok=True)
+        replace_file(self._directory / "key.json", msgspec.json.format(msgspec.json.encode(key)) + b"\n")
+        self._store = TrajectoryStore.open(self._directory / "store", mode="a", tokenizer=tokenizer)
+        self._tallies = {problem.id: _Tally(config.values.num_samples) for problem in problems}
+        self._index_of: dict[int, int] = {}
+        """Indices on their way, by seed."""
+        self._turn: deque[str] = deque()
+        self.finished = trio.Event()
+        self.num_reused = 0
+        """Samples that earlier runs or sessions had left."""
+
+    def scan(self) -> None:
+        """Takes in what is stored already and plans the rest; may take a while: call it in a thread."""
+        for id, trajectory in read_all(self._store, self._store.scan(source=REFERENCE)):
+            tally = self._tallies.get(trajectory.problem_id)
+            index = int(trajectory.metadata[INDEX_KEY])
+            if tally is not None and trajectory.seed == self._seed(trajectory.problem_id, index):
+                tally.stored.setdefault(index, (id, trajectory.reward))
+        for tally in self._tallies.values():
+            tally.plan()
+        self._turn = deque(problem_id for problem_id, tally in self._tallies.items() if tally.due)
+        self.num_reused = self.num_done
+
+    def check_finished(self) -> None:
+        """Sets `finished` if nothing is missing."""
+        if self.num_done == self.num_wanted:
+            self.finished.set()
+
+    @property
+    def num_wanted(self) -> int:
+        """Samples of all problems together."""
+        return len(self._tallies) * self._config.values.num_samples
+
+    @property
+    def num_done(self) -> int:
+        """Of these, stored."""
+        return sum(min(len(tally.stored), tally.num_samples) for tally in self._tallies.values())
+
+    def take(self, limit: int) -> Work | None:
+        """Some more samples of one problem."""
+        if not self._turn:
+            return None
+        problem_id = self._turn[0]
+        tally = self._tallies[problem_id]
+        indices = [tally.due.popleft() for _ in range(split(len(tally.due), limit, MAX_RESPONSES_PER_WORK))]
+        if not tally.due:
+            self._turn.popleft()
+        seeds = [self._seed(problem_id, index) for index in indices]
+        self._index_of.update(zip(seeds, indices, strict=True))
+        return Work(
+            work_id=0,
+            problem_id=problem_id,
+            policy="reference",
+            source=REFERENCE,
+            temperatures=[1.0] * len(seeds),
+            top_p=1.0,
+            seeds=seeds,
+            max_new_tokens=self._config.sampling.max_new_tokens,
+        )
+
+    def renew(self, work: Work) -> Work:
+        """The same item: the reference does not change."""
+        return work
+
+    def finish(self, work: Work, trajectories: list[Trajectory], num_excluded: int) -> None:
+        """Stores and counts the result; for what could not be judged, further indices become due."""
+        tally = self._tallies[work.problem_id]
+        indices = {seed: self._index_of.pop(seed) for seed in work.seeds}
+        labelled = [relabelled(item, **{INDEX_KEY: str(indices[item.seed])}) for item in trajectories]
+        ids = self._store.append(labelled) if labelled else []
+        for id, trajectory in zip(ids, labelled, strict=True):
+            tally.stored[indices[trajectory.seed]] = (id, trajectory.reward)
+        if num_excluded:
+            had_due = bool(tally.due)
+            tally.due.extend(range(tally.next_index, tally.next_index + num_excluded))
+            tally.next_index += num_excluded
+            if not had_due:
+                self._turn.append(work.problem_id)
+        self.check_finished()
+
+    def counts(self) -> ValueCounts:
+        """The counts so far."""
+        counts = {}
+        for problem_id, tally in self._tallies.items():
+            rewards = [reward for _, reward in tally.counted()]
+            counts[problem_id] = ProblemCounts(rewards.count(ACCEPTED_REWARD), len(rewards))
+        return ValueCounts(self._key, counts)
+
+    def initial_values(self) -> dict[str, float]:
+        """Q̂_0 of every problem."""
+        return self.counts().initial_values(self._tallies, self._config.objective.beta)
+
+    def accepted(self) -> list[Trajectory]:
+        """The accepted samples, one of each content, as offline trajectories; in an order that never changes."""
+        ids = [id for tally in self._tallies.values() for id, reward in tally.counted() if reward == ACCEPTED_REWARD]
+        unique: dict[bytes, Trajectory] = {}
+        for _, item in read_all(self._store, ids):
+            unique.setdefault(item.content_hash, item)
+        return [relabelled(item, source=OFFLINE) for item in unique.values()]
+
+    async def run(self) -> None:
+        """Keeps what is on disk up to date until all samples are there."""
+        while not self.finished.is_set():
+            with trio.move_on_after(_SAVE_INTERVAL_S):
+                await self.finished.wait()
+            await trio.to_thread.run_sync(self._save)
+
+    def close(self) -> None:
+        """Makes everything durable and closes the store."""
+        self._save()
+        self._store.close()
+
+    def _save(self) -> None:
+        self._store.commit()
+        self.counts().save(self._directory / "counts.json")
+
+    def _seed(self, problem_id: str, index: int) -> int:
+        return derive_seed(self._key.digest, problem_id, index)
