@@ -1,10 +1,17 @@
-"""Async tests run under trio."""
+"""Async tests run under trio, on a virtual clock where they ask for `autojump_clock`."""
 
 import functools
 import inspect
 
 import pytest
 import trio
+from trio.testing import MockClock
+
+
+@pytest.fixture
+def autojump_clock() -> MockClock:
+    """A clock that jumps to the next deadline whenever all tasks wait."""
+    return MockClock(autojump_threshold=0)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -13,5 +20,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = inspect.signature(pyfuncitem.obj).parameters
-    trio.run(functools.partial(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names}))
+    test = functools.partial(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names})
+    trio.run(test, clock=pyfuncitem.funcargs.get("autojump_clock"))
     return True

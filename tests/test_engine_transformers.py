@@ -1,13 +1,16 @@
 """The transformers sampler against the plain model: same logits, same draws, whatever shares the batch."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from spo.config import Config, WorkersConfig
 from spo.errors import ConfigError, WeightsError
 from spo.rollout.engine import Request, Response
-from spo.rollout.transformers import TransformersSampler
+from spo.rollout.transformers import TransformersSampler, load_sampler
 
 END = 1
 VOCABULARY = 50
@@ -102,6 +105,14 @@ def test_logprobs_equal_those_of_the_plain_model_while_rows_join_and_leave() -> 
     for request, response in zip(requests, run(make_sampler(model), requests), strict=True):
         assert response.behavior_logprobs is not None
         np.testing.assert_allclose(response.behavior_logprobs, oracle_logprobs(model, request, response), atol=2e-4)
+
+
+def test_a_bfloat16_model_is_sampled_as_precisely_as_bfloat16_allows() -> None:
+    model = make_model().to(torch.bfloat16)
+    requests = make_requests(6, max_new_tokens=20, top_p=1.0)
+    for request, response in zip(requests, run(make_sampler(model), requests), strict=True):
+        assert response.behavior_logprobs is not None
+        np.testing.assert_allclose(response.behavior_logprobs, oracle_logprobs(model, request, response), atol=0.3)
 
 
 def test_a_response_depends_on_its_seed_and_not_on_its_batch() -> None:
@@ -229,3 +240,20 @@ def test_a_model_with_sliding_window_attention_is_refused() -> None:
     config.vocab_size, config.intermediate_size, config.sliding_window = 10, 8, 64
     with pytest.raises(ConfigError, match="sliding-window"):
         TransformersSampler(MistralForCausalLM(config), [END], max_batch_size=2)
+
+
+def test_a_saved_model_is_loaded_as_the_settings_say(tmp_path: Path) -> None:
+    make_model(3).save_pretrained(tmp_path)
+    config = Config(workers=WorkersConfig(max_batch_size=5, device="cpu"))
+    sampler = load_sampler(config, str(tmp_path), [END])
+    assert sampler.max_batch_size == 5
+    requests = make_requests(5)
+    expected = [response.tokens for response in run(make_sampler(make_model(3)), requests)]
+    assert [response.tokens for response in run(sampler, requests)] == expected
+
+
+def test_a_folder_without_a_model_and_an_unknown_device_are_refused_by_field(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.path: .*no model"):
+        load_sampler(Config(), str(tmp_path), [END])
+    with pytest.raises(ConfigError, match=r"workers\.device: abacus"):
+        load_sampler(Config(workers=WorkersConfig(device="abacus")), str(tmp_path), [END])

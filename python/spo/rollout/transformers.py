@@ -162,6 +162,7 @@ class _Lane:
         self._end_tokens = end_tokens
         self._keep_logprobs = keep_logprobs
         self._cache = SlotCache(max_batch_size)
+        self._device, self._dtype = model.device, model.dtype
         # `past_key_values` until transformers 5.2x.
         name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         self._cache_arguments = {name: self._cache, "use_cache": True}
@@ -188,8 +189,8 @@ class _Lane:
         logits_BV = self._forward()
         tokens, logprobs = sample_tokens(
             logits_BV,
-            torch.tensor([request.temperature for request in requests], device=logits_BV.device),
-            torch.tensor([request.top_p for request in requests], dtype=torch.float64, device=logits_BV.device),
+            self._tensor([request.temperature for request in requests], torch.float32),
+            self._tensor([request.top_p for request in requests], torch.float64),
             self._tensor([row.uniforms[len(row.tokens)] for row in self.rows], torch.float64),
         )
         for row, token in zip(self.rows, tokens.tolist(), strict=True):
@@ -209,8 +210,8 @@ class _Lane:
         num_columns = max(num_cached) + 1
         lengths = self._tensor(num_cached)
         self._cache.append(lengths, num_columns)
-        is_hidden_BT = torch.arange(num_columns, device=lengths.device) > lengths[:, None]
-        mask_BT = torch.zeros(is_hidden_BT.shape, dtype=self.model.dtype, device=lengths.device)
+        is_hidden_BT = torch.arange(num_columns, device=self._device) > lengths[:, None]
+        mask_BT = torch.zeros(is_hidden_BT.shape, dtype=self._dtype, device=self._device)
         mask_BT.masked_fill_(is_hidden_BT, -torch.inf)
         output = self.model(
             input_ids=tokens_B1,
@@ -242,7 +243,7 @@ class _Lane:
         )
 
     def _tensor(self, data: Any, dtype: torch.dtype = torch.int64) -> Tensor:
-        return torch.tensor(data, dtype=dtype, device=self.model.device)
+        return torch.tensor(data, dtype=dtype, device=self._device)
 
 
 def load_sampler(config: Config, model_path: str, end_tokens: Sequence[int]) -> TransformersSampler:

@@ -1,0 +1,113 @@
+"""From a problem to the tokens of its prompt, and from a response's tokens to its text.
+
+With a chat template the statement is the user's message, else it is the prompt as it stands. How prompts are rendered
+has a name (`prompt_template`), since values estimated under one rendering mean nothing under another. The length of
+prompts is judged here, too; which program a text holds is not (`spo.problems.extract_code`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from spo.errors import ConfigError, ProblemError
+from spo.problems import Problem
+
+
+class Codec(Protocol):
+    """What a worker needs of a tokenizer."""
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """Tells tokenizers apart."""
+
+    @property
+    def prompt_template(self) -> str:
+        """Tells renderings of prompts apart."""
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """What ends a response; at least one."""
+
+    def encode_prompt(self, problem: Problem) -> tuple[int, ...]:
+        """The prompt's tokens; never none."""
+
+    def decode_response(self, tokens: Sequence[int]) -> str:
+        """The text of a response, without end tokens."""
+
+
+class ModelCodec:
+    """The tokenizer and chat template of a model folder."""
+
+    def __init__(self, model_path: str | Path, tokenizer_fingerprint: str) -> None:
+        """Loads the tokenizer.
+
+        Args:
+            model_path: The model's local folder.
+            tokenizer_fingerprint: Of the tokenizer in that folder.
+
+        Raises:
+            ConfigError: The folder holds no tokenizer, or none that knows an end token.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"model.path: {model_path}: no tokenizer that transformers can load: {error}") from error
+        self.tokenizer_fingerprint = tokenizer_fingerprint
+        self.end_tokens = _end_tokens(self._tokenizer, Path(model_path))
+        if not self.end_tokens:
+            raise ConfigError(f"model.path: {model_path}: its tokenizer has no eos_token; responses would never end")
+        template = self._tokenizer.chat_template
+        self._has_template = template is not None
+        digest = hashlib.blake2b(str(template).encode(), digest_size=8).hexdigest()
+        self.prompt_template = f"chat-{digest}" if self._has_template else "statement"
+
+    def encode_prompt(self, problem: Problem) -> tuple[int, ...]:
+        """See `Codec.encode_prompt`."""
+        text = prompt_text(problem)
+        if self._has_template:
+            messages = [{"role": "user", "content": text}]
+            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        tokens = self._tokenizer(text, add_special_tokens=not self._has_template)["input_ids"]
+        return tuple(tokens)
+
+    def decode_response(self, tokens: Sequence[int]) -> str:
+        """See `Codec.decode_response`."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def prompt_text(problem: Problem) -> str:
+    """What the policy is told: the statement, and the code to start from if there is some."""
+    if not problem.starter_code:
+        return problem.statement
+    return f"{problem.statement}\n\nStart from this code:\n\n```python\n{problem.starter_code}\n```"
+
+
+def check_length(problem_id: str, num_prompt_tokens: int, max_new_tokens: int, token_budget: int) -> None:
+    """Refuses a prompt whose longest response could not be trained on.
+
+    Raises:
+        ProblemError: Prompt and response may exceed the row of a batch.
+    """
+    if num_prompt_tokens + max_new_tokens > token_budget:
+        raise ProblemError(
+            f"problem {problem_id}: its prompt has {num_prompt_tokens} tokens; with {max_new_tokens} new ones that "
+            f"exceeds batch.token_budget={token_budget}; raise it, lower sampling.max_new_tokens, or leave the "
+            "problem out"
+        )
+
+
+def _end_tokens(tokenizer: Any, model_path: Path) -> tuple[int, ...]:
+    """The tokenizer's end token, and those that the model names for generation (chat models often have several)."""
+    found = [tokenizer.eos_token_id]
+    file = model_path / "generation_config.json"
+    if file.is_file():
+        named = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        found += named if isinstance(named, list) else [named]
+    return tuple(dict.fromkeys(token for token in found if token is not None))
