@@ -50,7 +50,7 @@ def resolve_model(config: Config, run_dir: Path) -> ModelInfo:
     for files, what in ((weights, "no weights (*.safetensors)"), (tokenizer, "no tokenizer (tokenizer.json)")):
         if not files:
             raise ConfigError(f"model.path: {path} has {what}; save the model there in the Hugging Face format")
-    info = ModelInfo(str(path), _fingerprint(weights, path), _fingerprint(tokenizer, path))
+    info = ModelInfo(str(path), _fingerprint(weights, path), tokenizer_fingerprint(path))
     if (run_dir / MODEL_FILE).exists():
         _check_unchanged(read_model(run_dir), info)
     replace_file(run_dir / MODEL_FILE, msgspec.json.format(msgspec.json.encode(info)) + b"\n")
@@ -60,6 +60,11 @@ def resolve_model(config: Config, run_dir: Path) -> ModelInfo:
 def tokenizer_files(path: Path) -> list[Path]:
     """The files of a model folder that make up its tokenizer, sorted by name."""
     return sorted({file for pattern in _TOKENIZER_PATTERNS for file in path.glob(pattern) if file.is_file()})
+
+
+def tokenizer_fingerprint(path: Path) -> str:
+    """Tells the tokenizer in a model folder from others."""
+    return _fingerprint(tokenizer_files(path), path)
 
 
 def _local_folder(config: Config, run_dir: Path) -> Path:

@@ -117,7 +117,7 @@ class FakeSampler:
         solutions = self._codec.problems[request.prompt_tokens].solutions
         candidates = [solution.code for solution in solutions if solution.correct == is_right] or ["print()\n"]
         code = candidates[rng.integers(len(candidates))]
-        return (*f"```python\n{code}\n```\n".encode(), END_TOKEN)
+        return (*f"```python\n{code.rstrip()}\n```\n".encode(), END_TOKEN)
 
     def _response(self, row: _Row) -> Response:
         tokens = row.answer[: row.length]

@@ -1,0 +1,85 @@
+"""Prompts: rendered as the tokenizer's template says, and refused where nothing could be trained on."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spo.errors import ConfigError, ProblemError
+from spo.problems import Problem, ProblemTest
+from spo.rollout.fake import END_TOKEN, FakeCodec
+from spo.rollout.prompts import ModelCodec, check_length, prompt_text
+from spo.tiny.tokenizer import make_tokenizer
+
+PROBLEM = Problem("tiny/1", "tiny", "mul 3 then max 7", (ProblemTest("1", "7"),))
+PROGRAM = "x = int(input())\nx *= 3\nprint(max(x, 7))"
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> Path:
+    make_tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_chat_template_makes_the_statement_the_users_message(tiny_folder: Path) -> None:
+    codec = ModelCodec(tiny_folder, "f00")
+    tokenizer = make_tokenizer()
+    assert tokenizer.decode(codec.encode_prompt(PROBLEM)) == "<|problem|>mul 3 then max 7<|program|>"
+    assert codec.tokenizer_fingerprint == "f00"
+    assert codec.end_tokens == (tokenizer.eos_token_id,)
+
+
+def test_without_a_chat_template_the_statement_is_the_prompt(tiny_folder: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    plain = tiny_folder / "plain"
+    tokenizer.save_pretrained(plain)
+    codec = ModelCodec(plain, "")
+    assert tokenizer.decode(codec.encode_prompt(PROBLEM)) == "mul 3 then max 7"
+    assert codec.prompt_template == "statement"
+    assert ModelCodec(tiny_folder, "").prompt_template.startswith("chat-")
+
+
+def test_a_response_is_read_without_its_end_token(tiny_folder: Path) -> None:
+    codec = ModelCodec(tiny_folder, "")
+    tokens = make_tokenizer()(PROGRAM)["input_ids"]
+    assert codec.decode_response([*tokens, *codec.end_tokens]) == PROGRAM
+
+
+def test_end_tokens_of_the_models_generation_settings_count_too(tiny_folder: Path) -> None:
+    (tiny_folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
+    assert ModelCodec(tiny_folder, "").end_tokens == (make_tokenizer().eos_token_id, 7, 9)
+
+
+def test_a_folder_without_a_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.path: .*no tokenizer"):
+        ModelCodec(tmp_path, "")
+
+
+def test_starter_code_is_part_of_the_prompt() -> None:
+    problem = Problem("a/b", "a", "Write f.", PROBLEM.tests, starter_code="def f(x):")
+    assert prompt_text(problem) == "Write f.\n\nStart from this code:\n\n```python\ndef f(x):\n```"
+
+
+def test_a_prompt_that_leaves_no_room_for_the_response_is_refused_with_the_fix() -> None:
+    check_length("a/b", 30, 70, 100)
+    with pytest.raises(ProblemError, match=r"problem a/b: its prompt has 31 tokens.*batch\.token_budget=100"):
+        check_length("a/b", 31, 70, 100)
+
+
+def test_the_fake_codec_reads_what_it_wrote() -> None:
+    codec = FakeCodec()
+    tokens = codec.encode_prompt(Problem("a/b", "a", "Größe?", PROBLEM.tests))
+    assert codec.decode_response([*tokens, END_TOKEN]) == "Größe?"
+
+
+@pytest.mark.parametrize("module", ["worker", "parts", "fake", "threaded", "__main__"])
+def test_the_worker_imports_neither_torch_nor_transformers(module: str) -> None:
+    program = (
+        f"import sys, spo.rollout.{module}\n"
+        "sys.exit(str({'torch', 'transformers', 'vllm', 'spo.trainer', 'spo.orchestrator'} & sys.modules.keys() or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == ""
