@@ -371,7 +371,7 @@ fn a_state_that_does_not_fit_the_store_is_refused_and_changes_nothing() {
     let store = append(directory.path());
     let saved = ReplayBuffer::new(BOUNDS, 1).unwrap();
     let record = Arc::new(Trajectory { source: "online".into(), ..trajectory(1) });
-    let known = store.append(&[record.clone()], Interrupt::never()).unwrap()[0];
+    let known = store.append(std::slice::from_ref(&record), Interrupt::never()).unwrap()[0];
     saved.add(vec![Item { id: known, trajectory: record }]).unwrap();
     let good = saved.state();
     let buffer = ReplayBuffer::new(BOUNDS, 1).unwrap();

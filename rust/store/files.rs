@@ -8,7 +8,7 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -161,8 +161,7 @@ pub fn sync_directory(directory: &Path) -> Result<()> {
 /// 128 random bits.
 pub fn random_id() -> Result<[u8; 16]> {
     let mut id = [0; 16];
-    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut id));
-    read.map_err(|error| Error::io("read /dev/urandom", error))?;
+    getrandom::fill(&mut id).map_err(|error| Error::io("draw a store id", io::Error::other(error)))?;
     Ok(id)
 }
 
