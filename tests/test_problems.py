@@ -1,5 +1,6 @@
 """Problem specs, the schema and the JSON Lines loader."""
 
+import codecs
 import json
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import msgspec
 import pytest
 
 from spo.errors import ConfigError, ProblemError
+from spo.judge import Judge, TestCase
 from spo.problems import Problem, ProblemTest, Solution, load_problems, suite_hash
-from spo.problems.schema import check_problem
+from spo.problems.schema import CHECKERS, check_problem
 
 DOUBLE = {
     "id": "arithmetic/double",
@@ -87,7 +89,10 @@ def test_the_suite_hash_ignores_what_no_verdict_depends_on() -> None:
         ({"time_limit_s": 0.0}, "time_limit_s"),
         ({"time_limit_s": float("nan")}, "time_limit_s"),
         ({"memory_limit_bytes": 0}, "memory_limit_bytes"),
+        ({"time_limit_s": float("inf")}, "time_limit_s"),
+        ({"memory_limit_bytes": 2**63}, "memory_limit_bytes"),
         ({"checker": ""}, "checker"),
+        ({"checker": "fuzzy 1"}, "checker"),
         ({"fn_name": "solve"}, "fn_name"),
     ],
 )
@@ -127,6 +132,7 @@ def test_blank_lines_are_skipped_and_lines_keep_their_order(tmp_path: Path) -> N
     ("line", "complaint"),
     [
         ("{oops}\n", "p.jsonl:2: not a JSON object"),
+        ('{"a": ' + "[" * 100_000, "p.jsonl:2: not a JSON object"),
         ("[1]\n", "p.jsonl:2: Expected `object`"),
         ({"id": "x", "statement": "s"}, "p.jsonl:2: .*`tests`"),
         ({**DOUBLE, "tests": []}, "p.jsonl:2: tests is empty"),
@@ -142,6 +148,18 @@ def test_a_hole_in_json_lines_is_named_by_file_line_and_field(tmp_path: Path, li
     path = write_lines(tmp_path / "p.jsonl", {**DOUBLE, "id": "other"}, line)
     with pytest.raises(ProblemError, match=complaint):
         load_problems([f"jsonl:{path}"])
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(codecs.BOM_UTF8 + json.dumps(DOUBLE).encode())
+    assert load_problems([f"jsonl:{path}"])[0].id == "arithmetic/double"
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_the_judge_knows_every_checker(checker: str) -> None:
+    with Judge(num_workers=1) as judge:
+        assert judge.judge("print(input())", [TestCase(input="1\n", output="1\n")], checker=checker).num_passed == 1
 
 
 def test_json_lines_that_are_not_utf8_are_refused(tmp_path: Path) -> None:

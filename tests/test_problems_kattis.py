@@ -219,6 +219,11 @@ def test_a_missing_file_is_named_with_the_fix(tmp_path: Path, removed: str, comp
         ({"problem.yaml": "limits: 3"}, r"problem.yaml: limits: "),
         ({"problem.yaml": "limits: {memory: much}"}, r"problem.yaml: limits.memory: "),
         ({"problem.yaml": "limits: {time_limit: 0}"}, r"problem.yaml: limits.time_limit: "),
+        ({"problem.yaml": "[" * 5000}, r"problem.yaml: not valid YAML"),
+        ({"problem.yaml": "type: [scoring, interactive]"}, r"problem.yaml: type 'interactive' is not supported"),
+        ({"problem.yaml": "validator_flags: float_tolerance -1"}, r"needs a number of at least 0 behind it, got '-1'"),
+        ({"problem.yaml": "validator_flags: float_tolerance nan"}, r"needs a number of at least 0 behind it"),
+        ({"problem_statement/problem.en.tex": "{" * 9999}, r"problem.en.tex: braces are nested too deeply"),
         ({"problem.yaml": "validation: custom"}, r"problem.yaml: validation 'custom' is not supported"),
         ({"problem.yaml": "validator_flags: fuzzy"}, r"problem.yaml: validator flag 'fuzzy' is unknown"),
         ({"problem.yaml": "validator_flags: float_tolerance"}, r"float_tolerance needs a number"),
@@ -242,6 +247,21 @@ def test_a_test_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     package = make_package(tmp_path)
     (package / "data/secret/a/1.in").write_bytes(b"ab\xff")
     with pytest.raises(ProblemError, match=r"a/1.in: not UTF-8 at byte 2"):
+        load(package)
+
+
+def test_a_folder_in_place_of_a_test_is_named(tmp_path: Path) -> None:
+    package = make_package(tmp_path)
+    (package / "data/secret/a/1.ans").unlink()
+    (package / "data/secret/a/1.ans").mkdir()
+    with pytest.raises(ProblemError, match=r"a/1.ans: not readable \(Is a directory\)"):
+        load(package)
+
+
+def test_a_package_that_lost_its_settings_is_no_folder_of_packages(tmp_path: Path) -> None:
+    package = make_package(tmp_path)
+    (package / "problem.yaml").unlink()
+    with pytest.raises(ProblemError, match=r"twice/problem.yaml: missing"):
         load(package)
 
 

@@ -4,6 +4,7 @@ A line with a `description` is read as CodeContests (`name, source, difficulty, 
 other line must have the fields of `Problem`. Parquet files of the full data sets are read elsewhere.
 """
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield f"{path}:{number}", line
+                yield f"{path}:{number}", line.removeprefix(codecs.BOM_UTF8)
 
 
 def _parse_line(line: bytes, where: str) -> Problem:
@@ -95,7 +96,7 @@ def _parse_line(line: bytes, where: str) -> Problem:
         return check_problem(msgspec.json.decode(line, type=schema).to_problem(), where)
     except msgspec.ValidationError as error:
         raise ProblemError(f"{where}: {_describe(error)}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError(f"{where}: not a JSON object in UTF-8 ({error}); write one problem a line") from None
 
 

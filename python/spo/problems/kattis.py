@@ -5,6 +5,7 @@ every test passes: the groups and points of scoring problems are not used. Custo
 interactive problems are refused by name, since the judge compares outputs only.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from spo.problems.schema import (
 from spo.problems.statement import with_samples
 
 _STATEMENT_FOLDERS = ("problem_statement", "statement")
+_UNSUPPORTED_TYPES = frozenset({"interactive", "multi-pass", "submit-answer"})
 _FLAGS_WITHOUT_VALUE = frozenset({"case_sensitive", "space_change_sensitive"})
 _FLAGS_WITH_VALUE = frozenset({"float_tolerance", "float_absolute_tolerance", "float_relative_tolerance"})
 
@@ -35,7 +37,7 @@ def load_kattis(path: Path) -> list[Problem]:
     """
     if not path.is_dir():
         raise ProblemError(f"{path}: no such folder; give a Kattis package or a folder of packages")
-    if (path / "problem.yaml").is_file():
+    if any((path / part).exists() for part in ("problem.yaml", "data", *_STATEMENT_FOLDERS)):
         return [load_package(path)]
     packages = sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name[0] != ".")
     if not packages:
@@ -73,7 +75,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     text = read_text(path, "every Kattis package needs one (remove the folder if it is no package)")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ProblemError(f"{path}: not valid YAML: {' '.join(str(error).split())}; mend the file") from None
     if value is None:
         return {}
@@ -123,8 +125,12 @@ def _name(config: Mapping[str, Any], path: Path) -> str:
 def _checker(package: Path, config: Mapping[str, Any], path: Path) -> str:
     """The default output validator with the package's flags, as a checker of the judge."""
     kind = config.get("validation") or "default"
-    if kind != "default" or config.get("type") == "interactive":
+    if kind != "default":
         raise ProblemError(f"{path}: validation {kind!r} is not supported; leave this package out")
+    types = config.get("type") or []
+    unsupported = _UNSUPPORTED_TYPES.intersection(types if isinstance(types, list) else [types])
+    if unsupported:
+        raise ProblemError(f"{path}: type {min(unsupported)!r} is not supported; leave this package out")
     flags = {str(config["validator_flags"]): path} if config.get("validator_flags") else {}
     for group in sorted((package / "data").rglob("testdata.yaml")):
         group_flags = _read_yaml(group).get("output_validator_flags")
@@ -143,13 +149,19 @@ def _parse_flags(text: str, path: Path) -> Iterator[str]:
         if word in _FLAGS_WITHOUT_VALUE:
             yield word
         elif word in _FLAGS_WITH_VALUE:
-            value = next(words, "")
-            try:
-                yield f"{word} {float(value)!r}"
-            except ValueError:
-                raise ProblemError(f"{path}: {word} needs a number behind it, got {value!r}") from None
+            yield f"{word} {_tolerance(word, next(words, ''), path)!r}"
         else:
             raise ProblemError(f"{path}: validator flag {word!r} is unknown; remove it")
+
+
+def _tolerance(flag: str, text: str, path: Path) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ProblemError(f"{path}: {flag} needs a number of at least 0 behind it, got {text!r}")
+    return value
 
 
 def _read_statement(package: Path) -> tuple[str, str]:
@@ -167,4 +179,7 @@ def _read_statement(package: Path) -> tuple[str, str]:
     text = read_text(chosen, "add the statement")
     if chosen.suffix == ".md":
         return text.strip(), ""
-    return latex_to_text(text), latex_title(text)
+    try:
+        return latex_to_text(text), latex_title(text)
+    except RecursionError:
+        raise ProblemError(f"{chosen}: braces are nested too deeply; simplify the statement") from None

@@ -47,12 +47,14 @@ def read_text(path: Path, fix: str) -> str:
     """The UTF-8 text of a file.
 
     Raises:
-        ProblemError: It is missing (then `fix` says what to do) or not UTF-8.
+        ProblemError: It is missing (then `fix` says what to do), not readable or not UTF-8.
     """
     try:
         return path.read_bytes().decode()
     except FileNotFoundError:
         raise ProblemError(f"{path}: missing; {fix}") from None
+    except OSError as error:
+        raise ProblemError(f"{path}: not readable ({error.strerror}); make it a file that you may read") from None
     except UnicodeDecodeError as error:
         raise ProblemError(f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8") from None
 

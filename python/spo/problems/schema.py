@@ -17,6 +17,12 @@ DEFAULT_MEMORY_LIMIT_BYTES = 512 << 20
 PYTHON_TIME_FACTOR = 3.0
 """Time limits of data sets that were set for C++ are multiplied by this for Python."""
 
+MAX_TIME_LIMIT_S = 24 * 3600.0
+MAX_MEMORY_LIMIT_BYTES = 1 << 40
+
+CHECKERS = ("tokens", "lines", "exact", "unordered", "floats", "kattis", "code_contests")
+"""The first words that a checker may have: those the judge knows."""
+
 PUBLIC = "public"
 HIDDEN = "hidden"
 
@@ -104,16 +110,29 @@ def check_problem(problem: Problem, where: str) -> Problem:
         where: The file (and line) it came from, for the error text.
 
     Raises:
-        ProblemError: It has no id, statement or tests, a limit that is not positive, or calls a function.
+        ProblemError: It has no id, statement or tests, a limit out of range or an unknown checker, or calls a
+            function.
     """
     holes = [
         (not problem.id.strip(), "id", "is empty; name the problem"),
         (not problem.statement.strip(), "statement", "is empty; write what the program should do"),
         (not problem.tests, "tests", "is empty; give at least one test with its expected output"),
-        (not problem.time_limit_s > 0, "time_limit_s", f"is {problem.time_limit_s}; it must be above 0"),
-        (problem.memory_limit_bytes <= 0, "memory_limit_bytes", "must be above 0"),
+        (
+            not 0 < problem.time_limit_s <= MAX_TIME_LIMIT_S,
+            "time_limit_s",
+            f"is {problem.time_limit_s}; it must be above 0 and at most {MAX_TIME_LIMIT_S:g} seconds",
+        ),
+        (
+            not 0 < problem.memory_limit_bytes <= MAX_MEMORY_LIMIT_BYTES,
+            "memory_limit_bytes",
+            f"is {problem.memory_limit_bytes}; it must be above 0 and at most {MAX_MEMORY_LIMIT_BYTES}",
+        ),
         (problem.fn_name is not None, "fn_name", "is set, but only stdin/stdout problems can be judged; leave it out"),
-        (not problem.checker.strip(), "checker", 'is empty; name one, such as "tokens"'),
+        (
+            problem.checker.partition(" ")[0] not in CHECKERS,
+            "checker",
+            f"{problem.checker!r} is unknown; it must start with one of {', '.join(CHECKERS)}",
+        ),
     ]
     for is_hole, field, text in holes:
         if is_hole:
