@@ -1,7 +1,7 @@
 """Peers for tests of the orchestrator: a worker and trainer ranks that speak the protocol, without model and judge.
 
-A scripted response to a problem is a function of its seed alone: some tokens, accepted or not. So whatever a test kills and
-resumes, the same work gives the same trajectories.
+A scripted response to a problem is a function of its seed alone: some tokens, accepted or not. So whatever a test
+kills and resumes, the same work gives the same trajectories.
 """
 
 from __future__ import annotations

@@ -77,7 +77,9 @@ class OrchestratorProcess:
         Raises:
             subprocess.TimeoutExpired: It still runs after `timeout_s`.
         """
-        return self._process.wait(timeout_s)
+        status = self._process.wait(timeout_s)
+        self._close_stdin()
+        return status
 
     def last_error(self) -> str:
         """The last error line of its log."""
@@ -85,14 +87,17 @@ class OrchestratorProcess:
 
     def terminate(self, timeout_s: float = 20.0) -> int:
         """Ends it, orderly if it can within `timeout_s`, and returns the exit status."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self._close_stdin()
         self._process.terminate()
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+    def _close_stdin(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
 
 def start_orchestrator(run_dir: Path, timeout_s: float = START_TIMEOUT_S) -> OrchestratorProcess:
@@ -111,6 +116,7 @@ def start_orchestrator(run_dir: Path, timeout_s: float = START_TIMEOUT_S) -> Orc
     deadline = time.monotonic() + timeout_s
     while not address_file.exists():
         if process.poll() is not None:
+            orchestrator.wait()
             raise RunFailed(orchestrator.last_error())
         if time.monotonic() > deadline:
             orchestrator.terminate(timeout_s=1.0)

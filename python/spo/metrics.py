@@ -27,7 +27,9 @@ class MetricsWriter:
 
     def __init__(self, run_dir: Path, tensorboard: bool = True) -> None:
         self._journal = Journal(run_dir / METRICS_FILE)
-        self._events = _event_writer(run_dir / TENSORBOARD_DIR) if tensorboard else None
+        self._directory = run_dir / TENSORBOARD_DIR
+        self._tensorboard = tensorboard
+        self._events: _EventWriter | None = None
 
     def write(self, step: int, values: Mapping[str, float], **labels: str) -> None:
         """Writes one line; values that are not finite are left out of JSON's way as null.
@@ -39,6 +41,9 @@ class MetricsWriter:
         """
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._journal.append({"step": step, **labels, **numbers})
+        if self._tensorboard and self._events is None:
+            self._events = _event_writer(self._directory)
+            self._tensorboard = self._events is not None
         if self._events is not None:
             self._events.write(step, values)
 

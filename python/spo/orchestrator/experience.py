@@ -133,8 +133,9 @@ class Experience:
         if state is not None:
             self._buffer.load_state_dict(state["buffer"])
             self._unused = dict(state["unused"])
-            if state["newest_online"] is not None:
-                stored = stored[stored.index(state["newest_online"]) + 1 :]
+            self._newest_online = state["newest_online"]
+            if self._newest_online is not None:
+                stored = stored[stored.index(self._newest_online) + 1 :]
         trajectories = [trajectory for _, trajectory in self.read(stored)]
         self._put_online(trajectories, stored)
         return trajectories
