@@ -1,20 +1,26 @@
-"""`spo problems list | show | stats`: problems as people want to see them, in the terminal.
+"""`spo problems list | show | stats | verify`: problems as people want to see them, in the terminal.
 
-Only reads what `load_problems` gives; judging known solutions and removing duplicates are other commands.
+Only prints what other modules find out, and changes no problem.
 """
 
 import argparse
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from spo.errors import ProblemError
+from spo.files import replace_file
+from spo.judge import Judge
 from spo.problems.schema import HIDDEN, PUBLIC, Problem, suite_hash
 from spo.problems.specs import load_problems
+from spo.problems.verify import verify
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -31,6 +37,7 @@ def register(subparsers: "Subparsers") -> None:
         ("list", _list, "one line a problem"),
         ("show", _show, "statement, tests and solutions of one problem"),
         ("stats", _stats, "counts and sizes by data set and difficulty"),
+        ("verify", _verify, "judge the known Python solutions; exit code 1 if one is not judged as it should be"),
     ):
         part = parts.add_parser(name, help=text, description=f"{text.capitalize()}.")
         part.add_argument("specs", nargs="+", metavar="SPEC", help="builtin, builtin:easy, kattis:PATH, jsonl:PATH, …")
@@ -40,6 +47,9 @@ def register(subparsers: "Subparsers") -> None:
             part.add_argument("--id", help="which problem, where the specs give several")
             part.add_argument("--tests", action="store_true", help="print the hidden tests too")
             part.add_argument("--solutions", action="store_true", help="print the known solutions")
+        if name == "verify":
+            part.add_argument("--workers", type=int, help="programs judged at the same time (default: one a core)")
+            part.add_argument("--output", type=Path, help="also write the reports to this file, one JSON object a line")
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -98,6 +108,38 @@ def _stats(arguments: argparse.Namespace) -> int:
     console.print(f"problems without public tests: {without_public}, without hidden tests: {without_hidden}")
     console.print(f"suite hash: {suite_hash(problems)}")
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    problems = load_problems(arguments.specs, arguments.seed)
+    with Judge(num_workers=arguments.workers) as judge:
+        reports = list(
+            track(verify(problems, judge), "judging", len(problems), console=Console(stderr=True), transient=True)
+        )
+    table = Table("id", "right accepted", "wrong refused", "slowest", "bad tests", "disputed tests", box=None)
+    for report in reports:
+        table.add_row(
+            report.problem_id,
+            f"{report.right_accepted} of {report.num_right}",
+            f"{report.wrong_refused} of {report.num_wrong}",
+            f"{report.slowest_cpu_s:.2f} s",
+            _some(report.bad_tests),
+            _some(report.disputed_tests),
+            style="" if report.sound else "red",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    sound = sum(report.sound for report in reports)
+    errors = sum(report.num_judge_errors for report in reports)
+    console.print(f"\n{sound} of {len(reports)} problems are sound; failures of the judge itself: {errors}")
+    if arguments.output:
+        replace_file(arguments.output, msgspec.json.Encoder().encode_lines(reports))
+    return 0 if sound == len(reports) else 1
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown}, … ({len(names)})" if len(names) > 3 else shown
 
 
 def _measures(problems: Sequence[Problem]) -> tuple[str, ...]:
