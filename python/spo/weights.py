@@ -37,6 +37,9 @@ __all__ = [
     "WeightShard",
     "WeightSubscriber",
     "WeightsError",
+    "apply_patch",
+    "chunk_hashes",
+    "encode_patch",
 ]
 
 
@@ -216,3 +219,48 @@ class WeightSubscriber:
         """
         rows = self._native.fetch(version, timeout_s)
         return Snapshot(version, {name: array.reshape(shape) for name, shape, array in rows})
+
+
+def chunk_hashes(data: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint64]:
+    """The state hash of each chunk of 262,144 elements of a flat shard, for `encode_patch` and `apply_patch` to keep.
+
+    Args:
+        data: bfloat16 bit patterns, 1-D and contiguous.
+    """
+    return _native.chunk_hashes(data)
+
+
+def encode_patch(
+    old: npt.NDArray[np.uint16], new: npt.NDArray[np.uint16], hashes: npt.NDArray[np.uint64] | None = None
+) -> bytes:
+    """Encodes what turns `old` into `new`, without loss; 13 to 14 bits a change after an AdamW step at 6e-8.
+
+    Each chunk is coded as the smallest of nothing, gaps and steps in the order of bfloat16 numbers, a bitmap, the
+    compressed xor of both states, and the new state as it is.
+
+    Args:
+        old: bfloat16 bit patterns, 1-D and contiguous (`tensor.view(torch.uint16).numpy()` of a torch tensor).
+        new: As many patterns.
+        hashes: The `chunk_hashes` of `old`, if the caller keeps them: they are not computed then, and become those of
+            `new`. They are trusted.
+
+    Raises:
+        ValueError: The lengths differ, or an array is not contiguous.
+    """
+    return _native.encode_patch(old, new, hashes)
+
+
+def apply_patch(target: npt.NDArray[np.uint16], patch: bytes, hashes: npt.NDArray[np.uint64] | None = None) -> int:
+    """Applies a patch in place, wholly or not at all, and returns the number of changed elements.
+
+    Args:
+        target: The state that the patch was made from: bfloat16 bit patterns, 1-D and contiguous.
+        patch: What `encode_patch` returned.
+        hashes: The `chunk_hashes` of `target`, if the caller keeps them: the work is then in proportion to the changes,
+            and they become those of the new state. They are trusted.
+
+    Raises:
+        WeightsError: The patch is damaged, or was made from another state. `target` and `hashes` are as they were.
+        ValueError: An array is not contiguous, or there is not one hash for every chunk.
+    """
+    return _native.apply_patch(target, patch, hashes)

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use spo_core::weights::patch;
 use spo_core::weights::{self, DType, PublisherConfig, TensorData, WeightShard};
 
 use crate::errors::to_python;
@@ -124,8 +126,64 @@ fn seconds(timeout_s: f64) -> PyResult<Duration> {
         .map_err(|_| PyValueError::new_err(format!("timeout_s={timeout_s}: must be a number of seconds above 0")))
 }
 
+type Patterns<'py> = PyReadonlyArray1<'py, u16>;
+type Hashes<'py> = PyReadwriteArray1<'py, u64>;
+
+fn flat<'a, T: numpy::Element>(array: &'a PyReadonlyArray1<'_, T>, name: &str) -> PyResult<&'a [T]> {
+    array.as_slice().map_err(|_| PyValueError::new_err(format!("{name} must be contiguous")))
+}
+
+fn flat_mut<'a, T: numpy::Element>(array: &'a mut PyReadwriteArray1<'_, T>, name: &str) -> PyResult<&'a mut [T]> {
+    array.as_slice_mut().map_err(|_| PyValueError::new_err(format!("{name} must be contiguous")))
+}
+
+#[pyfunction]
+fn chunk_hashes<'py>(py: Python<'py>, data: Patterns<'py>) -> PyResult<Bound<'py, PyArray1<u64>>> {
+    let data = flat(&data, "data")?;
+    Ok(without_gil(py, |interrupt| patch::chunk_hashes(data, interrupt))?.into_pyarray(py))
+}
+
+#[pyfunction]
+#[pyo3(signature = (old, new, hashes=None))]
+fn encode_patch<'py>(
+    py: Python<'py>,
+    old: Patterns<'py>,
+    new: Patterns<'py>,
+    mut hashes: Option<Hashes<'py>>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let (old, new) = (flat(&old, "old")?, flat(&new, "new")?);
+    let kept = hashes.as_mut().map(|hashes| flat_mut(hashes, "hashes")).transpose()?;
+    let patch = without_gil(py, |interrupt| {
+        let patch = patch::encode_patch(old, new, kept.as_deref(), interrupt)?;
+        kept.into_iter().for_each(|kept| kept.copy_from_slice(&patch.hashes));
+        Ok(patch)
+    })?;
+    Ok(PyBytes::new(py, &patch.bytes))
+}
+
+#[pyfunction]
+#[pyo3(signature = (target, patch, hashes=None))]
+fn apply_patch<'py>(
+    py: Python<'py>,
+    mut target: PyReadwriteArray1<'py, u16>,
+    patch: &[u8],
+    mut hashes: Option<Hashes<'py>>,
+) -> PyResult<u64> {
+    let target = flat_mut(&mut target, "target")?;
+    let kept = hashes.as_mut().map(|hashes| flat_mut(hashes, "hashes")).transpose()?;
+    without_gil(py, |interrupt| {
+        let staged = patch::stage_patch(target, patch, kept.as_deref(), interrupt)?;
+        staged.commit(target)?;
+        kept.into_iter().for_each(|kept| kept.copy_from_slice(&staged.hashes));
+        Ok(staged.changes)
+    })
+}
+
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<WeightPublisher>()?;
     module.add_class::<WeightSubscriber>()?;
+    module.add_function(wrap_pyfunction!(chunk_hashes, module)?)?;
+    module.add_function(wrap_pyfunction!(encode_patch, module)?)?;
+    module.add_function(wrap_pyfunction!(apply_patch, module)?)?;
     Ok(())
 }

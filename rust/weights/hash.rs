@@ -69,6 +69,52 @@ pub fn state_hash(bytes: &[u8]) -> u64 {
     hash.wrapping_add(last_block(rest).wrapping_mul(multiplier(blocks.len())))
 }
 
+/// Brings the hash of some memory up to date with changes to its 2-byte elements, made in ascending order.
+pub(super) struct LaneUpdate<'a> {
+    before: &'a [u8],
+    hash: u64,
+    lane: usize,
+    old: u64,
+    new: u64,
+}
+
+impl<'a> LaneUpdate<'a> {
+    /// `hash` is that of `before`, the memory before the changes.
+    pub(super) fn new(hash: u64, before: &'a [u8]) -> Self {
+        LaneUpdate { before, hash, lane: 0, old: 0, new: 0 }
+    }
+
+    /// Element `place` becomes `value`.
+    #[inline]
+    pub(super) fn set(&mut self, place: usize, value: u16) {
+        let (lane, shift) = (place / 4, place % 4 * 16);
+        if lane != self.lane || self.old == self.new {
+            self.flush();
+            self.lane = lane;
+            let start = lane * LANE_BYTES;
+            let rest = &self.before[start..];
+            self.old = match rest.first_chunk() {
+                Some(lane) => u64::from_le_bytes(*lane),
+                None => read_lane(rest),
+            };
+            self.new = self.old;
+        }
+        self.new = self.new & !(0xFFFF << shift) | u64::from(value) << shift;
+    }
+
+    fn flush(&mut self) {
+        let (block, key) = (self.lane / LANES, KEYS[self.lane % LANES]);
+        let difference = lane_term(self.new, key).wrapping_sub(lane_term(self.old, key));
+        self.hash = self.hash.wrapping_add(difference.wrapping_mul(multiplier(block)));
+    }
+
+    /// The hash after the changes.
+    pub(super) fn finish(mut self) -> u64 {
+        self.flush();
+        self.hash
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
