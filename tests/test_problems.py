@@ -11,6 +11,7 @@ from spo.errors import ConfigError, ProblemError
 from spo.judge import Judge, TestCase
 from spo.problems import Problem, ProblemTest, Solution, load_problems, suite_hash
 from spo.problems.schema import CHECKERS, check_problem
+from spo.problems.specs import SOURCES
 
 DOUBLE = {
     "id": "arithmetic/double",
@@ -160,6 +161,14 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
 def test_the_judge_knows_every_checker(checker: str) -> None:
     with Judge(num_workers=1) as judge:
         assert judge.judge("print(input())", [TestCase(input="1\n", output="1\n")], checker=checker).num_passed == 1
+
+
+def test_the_guide_names_every_source_and_checker() -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "problems.md").read_text()
+    for source in SOURCES:
+        assert f"`{source}" in guide
+    for checker in CHECKERS:
+        assert f"| `{checker}" in guide
 
 
 def test_json_lines_that_are_not_utf8_are_refused(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def _load_spec(spec: str, seed: int) -> list[Problem]:
     if loader is None:
         raise ConfigError(
             f"problems: {spec!r} names no known source; write SOURCE or SOURCE:ARGUMENT "
-            f"with one of {', '.join(sorted(_LOADERS))}"
+            f"with one of {', '.join(SOURCES)}"
         )
     problems = loader(argument, seed)
     if not problems:
@@ -109,3 +109,6 @@ _LOADERS: dict[str, Loader] = {
     "taco": _taco,
     "tiny": _tiny,
 }
+
+SOURCES = tuple(sorted(_LOADERS))
+"""The words that a spec may start with."""
