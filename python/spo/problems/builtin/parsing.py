@@ -225,7 +225,10 @@ SETTINGS = Definition(
         value of a key holds.
     """,
     reads="The first line holds n (1 to 100). The n lines of the file follow.",
-    prints='The number of keys, then for each key one line "key: value", sorted by key (capital letters come before small ones).',
+    prints="""
+        The number of keys, then for each key one line "key: value", sorted by key; capital letters come before small
+        ones.
+    """,
     examples=(("4\n# colors\nsky = blue\ngrass= light green\nsky =grey\n", "2\ngrass: light green\nsky: grey\n"),),
     cases=_settings_cases,
     right="""
