@@ -4,10 +4,14 @@ use super::checker::Comparison;
 use super::submission::{Judgement, Submission, TestCase, TestResult};
 use super::verdict::{OutputState, Verdict};
 use crate::Result;
-use crate::sandbox::{Alarm, Output, Run, Worker};
+use crate::sandbox::{Alarm, EndedBy, Output, Program, Run, Worker};
 
 /// Bytes of stdout that are kept for people.
 const STDOUT_HEAD_BYTES: usize = 4 << 10;
+/// How much more wall time a run gets when its first try may have waited for a core rather than for itself.
+const RETRY_WALL_FACTOR: u32 = 3;
+/// Runnable processes for each core (over the last minute) from which the machine counts as busy.
+const BUSY_LOAD_PER_CORE: f64 = 0.8;
 
 /// What came of an attempt to judge.
 pub(super) enum Attempt {
@@ -23,36 +27,22 @@ pub(super) fn judge(worker: &mut Worker, submission: &Submission, alarm: &Alarm)
     let mut program = worker.load(&submission.source, &submission.limits)?;
     let mut tests = Vec::with_capacity(submission.tests.len());
     for test in &submission.tests {
-        let mut reader = Reader::new(submission, test);
-        let run = program.run(&test.input, &mut reader, alarm)?;
-        let outcome = match run {
-            Run::Ended(outcome) => outcome,
-            Run::NotCompiled(reason) => {
+        match run_test(&mut program, submission, test, alarm)? {
+            Ok(result) => tests.push(result),
+            Err(Run::NotCompiled(reason)) => {
                 let verdict = Verdict::CompileError;
                 return Ok(Attempt::Judged(Judgement::of_no_run(verdict, Some(worker.tier()), reason)));
             }
-            Run::CompilerDied => {
+            Err(Run::CompilerDied) => {
                 worker.kill_program()?;
                 return Ok(Attempt::CompilerDied);
             }
-            Run::Cancelled => {
+            Err(_) => {
                 worker.kill_program()?;
                 return Ok(Attempt::Cancelled);
             }
-        };
-        let state = reader.finish();
-        let verdict = Verdict::of_run(&outcome, state, &submission.limits);
-        tests.push(TestResult {
-            verdict,
-            exit: Some(outcome.exit),
-            cpu_time_s: outcome.cpu_time_s,
-            wall_time_s: outcome.wall_time_s,
-            memory_bytes: outcome.peak_memory_bytes,
-            stdout_bytes: reader.num_bytes,
-            stdout_head: reader.head,
-            stderr_tail: outcome.stderr_tail,
-        });
-        if submission.stop_on_first_failure && verdict != Verdict::Accepted {
+        }
+        if submission.stop_on_first_failure && tests.last().is_some_and(|test| test.verdict != Verdict::Accepted) {
             break;
         }
     }
@@ -63,6 +53,52 @@ pub(super) fn judge(worker: &mut Worker, submission: &Submission, alarm: &Alarm)
         tests,
         message: String::new(),
     }))
+}
+
+/// Runs one test, a second time where the first end may have been the machine's fault. The inner error is a run that did
+/// not take place.
+fn run_test(
+    program: &mut Program,
+    submission: &Submission,
+    test: &TestCase,
+    alarm: &Alarm,
+) -> Result<std::result::Result<TestResult, Run>> {
+    let mut wall_time = submission.limits.wall_time();
+    let mut second_time = false;
+    loop {
+        let mut reader = Reader::new(submission, test);
+        let outcome = match program.run(&test.input, wall_time, &mut reader, alarm)? {
+            Run::Ended(outcome) => outcome,
+            other => return Ok(Err(other)),
+        };
+        let starved = outcome.ended_by == EndedBy::WallTime
+            && outcome.cpu_time_s < submission.limits.cpu_time_s
+            && machine_is_busy();
+        if starved && !second_time {
+            second_time = true;
+            wall_time *= RETRY_WALL_FACTOR;
+            continue;
+        }
+        let state = reader.finish();
+        return Ok(Ok(TestResult {
+            verdict: Verdict::of_run(&outcome, state, &submission.limits),
+            exit: Some(outcome.exit),
+            cpu_time_s: outcome.cpu_time_s,
+            wall_time_s: outcome.wall_time_s,
+            memory_bytes: outcome.peak_memory_bytes,
+            stdout_bytes: reader.num_bytes,
+            stdout_head: reader.head,
+            stderr_tail: outcome.stderr_tail,
+        }));
+    }
+}
+
+/// Whether processes have to wait for a core here; yes where the system does not say.
+fn machine_is_busy() -> bool {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").ok();
+    let load = load.as_deref().and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
+    load.is_none_or(|load| load > BUSY_LOAD_PER_CORE * cores as f64)
 }
 
 /// Reads one run's stdout: compares, counts, keeps its head.

@@ -12,8 +12,8 @@ use super::limits::Limits;
 use super::protocol::{self, Channel, FromTemplate};
 use crate::{Error, Result};
 
-/// The longest compilation: source text alone can keep a parser busy for ever.
-const COMPILE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest compilation. The helper itself stops it after some seconds of CPU time; this is for a busy machine.
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much later than the limits say a run may end before the helper itself counts as stuck.
 const GRACE: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 64 << 10;
@@ -94,18 +94,20 @@ impl Program {
         Program { control, limits, compiled: false }
     }
 
-    /// Runs the program once on `stdin`. After any result but `Run::Ended` it must not be run again.
+    /// Runs the program once on `stdin`, for `wall_time` at most. After any result but `Run::Ended` it must not be run
+    /// again.
     ///
     /// `Error::Judge` is a failure of the helper, never of the program.
-    pub fn run(&mut self, stdin: &[u8], output: &mut dyn Output, alarm: &Alarm) -> Result<Run> {
+    pub fn run(&mut self, stdin: &[u8], wall_time: Duration, output: &mut dyn Output, alarm: &Alarm) -> Result<Run> {
         let stdin = sealed_memory(stdin)?;
         let (stdout, stdout_writer) = output_pipe()?;
         let (stderr, stderr_writer) = output_pipe()?;
-        let request = protocol::run(self.limits.cpu_time_s, self.limits.wall_time().as_secs_f64());
+        let request = protocol::run(self.limits.cpu_time_s, wall_time.as_secs_f64());
         self.control.send(&request, &[stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
         drop((stdin, stdout_writer, stderr_writer));
         let mut running = Running {
             program: self,
+            wall_time,
             stdout: Some(stdout),
             stderr: Some(stderr),
             output,
@@ -119,6 +121,7 @@ impl Program {
 
 struct Running<'a> {
     program: &'a mut Program,
+    wall_time: Duration,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     output: &'a mut dyn Output,
@@ -181,8 +184,7 @@ impl Running<'_> {
     }
 
     fn deadline(&self) -> Instant {
-        let longest = if self.program.compiled { self.program.limits.wall_time() + GRACE } else { COMPILE_TIMEOUT };
-        Instant::now() + longest
+        Instant::now() + if self.program.compiled { self.wall_time + GRACE } else { COMPILE_TIMEOUT }
     }
 
     fn hear(&mut self) -> Result<Option<Run>> {

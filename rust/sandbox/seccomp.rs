@@ -40,7 +40,7 @@ const HOSTILE: &[libc::c_long] = &[
     libc::SYS_pidfd_send_signal, libc::SYS_execve, libc::SYS_execveat, libc::SYS_unshare, libc::SYS_setns,
     libc::SYS_mount, libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_chroot, libc::SYS_move_mount,
     libc::SYS_open_tree, libc::SYS_fsopen, libc::SYS_fsconfig, libc::SYS_fsmount, libc::SYS_fspick,
-    libc::SYS_mount_setattr, libc::SYS_open_by_handle_at, libc::SYS_socket, libc::SYS_connect, libc::SYS_bind,
+    libc::SYS_mount_setattr, libc::SYS_open_by_handle_at, libc::SYS_connect, libc::SYS_bind,
     libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_bpf, libc::SYS_perf_event_open,
     libc::SYS_userfaultfd, libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key, libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_init_module, libc::SYS_finit_module,
@@ -186,6 +186,12 @@ pub(super) fn base_filter() -> Vec<u8> {
         // Only connected streams: a datagram socket could address others'.
         rule.emit(LOAD, argument(1)).emit(AND, 0xF).branch(IF_EQUAL, libc::SOCK_STREAM as u32, 1, 0);
         rule.emit(RETURN, KILL).emit(RETURN, ALLOW);
+    });
+    filter.only(libc::SYS_socket, |rule| {
+        // The C library itself tries these two, to ask for user names or interfaces, and goes on without.
+        rule.emit(LOAD, argument(0)).branch(IF_EQUAL, libc::AF_UNIX as u32, 1, 0);
+        rule.branch(IF_EQUAL, libc::AF_NETLINK as u32, 0, 1);
+        rule.emit(RETURN, fail_with(libc::EAFNOSUPPORT)).emit(RETURN, KILL);
     });
     filter.each(HOSTILE, KILL);
     filter.each(HOSTILE_HERE, KILL);

@@ -21,6 +21,7 @@ import warnings
 FILE_NAME = "/solution.py"
 
 _FLUSH_FAILED = 120  # CPython's own exit code for it.
+_exit = os._exit  # The program may replace what the module `os` holds.
 
 
 def prepare_interpreter() -> None:
@@ -85,7 +86,7 @@ class Program:
             self.namespace.clear()
         if not _flush(sys.stdout) or not _flush(sys.stderr):
             code = _FLUSH_FAILED
-        os._exit(code)
+        _exit(code)
 
 
 def _stream(descriptor: int, name: str, mode: str) -> io.TextIOWrapper | None:

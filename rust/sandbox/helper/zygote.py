@@ -31,6 +31,7 @@ _START_FIELDS, _RUN_FIELDS, _RAN_FIELDS = struct.Struct("=Q"), struct.Struct("=d
 _STACK_BYTES = 120 << 20
 _STACK_ALLOWANCE_BYTES = 320 << 20
 _MIN_POLL_S = 0.001
+_COMPILE_CPU_S = 5
 _PARSER_ERROR_BYTES = 4096
 
 # Imported once, so that no test pays for them.
@@ -147,11 +148,15 @@ def _become_template(zygote: int, start: bytes, control: socket.socket, source: 
     allowed = memory_base + memory_bytes + _STACK_ALLOWANCE_BYTES
     for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
         resource.setrlimit(kind, (allowed, allowed))
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (_COMPILE_CPU_S, hard))
     try:
         program = Program(text)
     except BaseException as error:
-        control.send(_NOT_COMPILED + f"{type(error).__name__}: {error}".encode()[:_PARSER_ERROR_BYTES])
+        reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace")
+        control.send(_NOT_COMPILED + reason[:_PARSER_ERROR_BYTES])
         os._exit(0)
+    resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
     gc.freeze()
     control.send(_COMPILED)
     return program
