@@ -1,4 +1,4 @@
-"""`spo problems list | show | stats | verify`: problems as people want to see them, in the terminal.
+"""`spo problems list | show | stats | verify | dedup`: problems as people want to see them, in the terminal.
 
 Only prints what other modules find out, and changes no problem.
 """
@@ -18,6 +18,7 @@ from rich.table import Table
 from spo.errors import ProblemError
 from spo.files import replace_file
 from spo.judge import Judge
+from spo.problems.dedup import find_duplicates
 from spo.problems.schema import HIDDEN, PUBLIC, Problem, suite_hash
 from spo.problems.specs import load_problems
 from spo.problems.verify import verify
@@ -38,6 +39,7 @@ def register(subparsers: "Subparsers") -> None:
         ("show", _show, "statement, tests and solutions of one problem"),
         ("stats", _stats, "counts and sizes by data set and difficulty"),
         ("verify", _verify, "judge the known Python solutions; exit code 1 if one is not judged as it should be"),
+        ("dedup", _dedup, "write the problems that are not among others: train without what is evaluated on"),
     ):
         part = parts.add_parser(name, help=text, description=f"{text.capitalize()}.")
         part.add_argument("specs", nargs="+", metavar="SPEC", help="builtin, builtin:easy, kattis:PATH, jsonl:PATH, …")
@@ -47,6 +49,11 @@ def register(subparsers: "Subparsers") -> None:
             part.add_argument("--id", help="which problem, where the specs give several")
             part.add_argument("--tests", action="store_true", help="print the hidden tests too")
             part.add_argument("--solutions", action="store_true", help="print the known solutions")
+        if name == "dedup":
+            part.add_argument("--against", nargs="+", required=True, metavar="SPEC", help="the problems to keep out")
+            part.add_argument("--output", type=Path, required=True, help="the file to load by jsonl:FILE")
+            part.add_argument("--statements", type=float, default=0.5, help="share of a near statement (default: 0.5)")
+            part.add_argument("--tests", type=float, default=0.5, help="share of equal tests (default: 0.5)")
         if name == "verify":
             part.add_argument("--workers", type=int, help="programs judged at the same time (default: one a core)")
             part.add_argument("--output", type=Path, help="also write the reports to this file, one JSON object a line")
@@ -135,6 +142,24 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.output:
         replace_file(arguments.output, msgspec.json.Encoder().encode_lines(reports))
     return 0 if sound == len(reports) else 1
+
+
+def _dedup(arguments: argparse.Namespace) -> int:
+    problems = load_problems(arguments.specs, arguments.seed)
+    against = load_problems(arguments.against, arguments.seed)
+    duplicates = find_duplicates(problems, against, arguments.statements, arguments.tests)
+    table = Table("left out", "duplicates", "by", "share", box=None)
+    for duplicate in duplicates:
+        table.add_row(duplicate.problem_id, duplicate.duplicate_of, duplicate.reason, f"{duplicate.score:.0%}")
+    left_out = {duplicate.problem_id for duplicate in duplicates}
+    kept = [problem for problem in problems if problem.id not in left_out]
+    replace_file(arguments.output, msgspec.json.Encoder().encode_lines(kept))
+    console = Console(highlight=False)
+    console.print(table)
+    reasons = Counter(duplicate.reason for duplicate in duplicates)
+    found = ", ".join(f"{count} by {reason}" for reason, count in reasons.most_common()) or "none"
+    console.print(f"\n{len(kept)} of {len(problems)} problems kept in {arguments.output}; duplicates: {found}")
+    return 0
 
 
 def _some(names: Sequence[str]) -> str:

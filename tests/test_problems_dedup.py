@@ -1,0 +1,115 @@
+"""Finding duplicates that were planted on purpose, and nothing else."""
+
+import argparse
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from spo.problems import Problem, ProblemTest, load_problems
+from spo.problems.cli import register
+from spo.problems.dedup import Duplicate, find_duplicates
+
+PROBLEMS = load_problems(["builtin"])
+OTHER_TESTS = load_problems(["builtin"], seed=99)
+
+
+def changed(problem: Problem, **changes: object) -> Problem:
+    return msgspec.structs.replace(problem, id=f"copy/{problem.id}", **changes)
+
+
+def with_noise(problem: Problem) -> Problem:
+    """Other tests, no samples, other layout, and one word in thirty replaced."""
+    noise = random.Random(problem.id)
+    words = problem.statement.partition("## Sample Input")[0].upper().split()
+    words = ["whatever" if noise.random() < 1 / 30 else word for word in words]
+    return changed(problem, statement=" \n".join(words), tests=(ProblemTest("1", "1"),))
+
+
+def retold(problem: Problem) -> Problem:
+    """The same tests below a story that shares no words."""
+    tests = tuple(ProblemTest(test.input.replace("\n", "\r\n"), test.output + "\n") for test in problem.tests[1:])
+    return changed(problem, statement="Ignoranta saga " * 50, tests=tests)
+
+
+def test_different_problems_are_no_duplicates_of_each_other() -> None:
+    for start in range(5):
+        group = PROBLEMS[start::5]
+        rest = [problem for problem in PROBLEMS if problem not in group]
+        assert find_duplicates(group, rest) == []
+
+
+def test_the_same_id_is_a_duplicate() -> None:
+    other = msgspec.structs.replace(PROBLEMS[1], id=PROBLEMS[0].id)
+    assert find_duplicates([other], [PROBLEMS[0]]) == [Duplicate(PROBLEMS[0].id, PROBLEMS[0].id, "id")]
+
+
+@pytest.mark.parametrize(
+    ("plant", "reason"),
+    [
+        (lambda problem: changed(problem, statement=problem.statement.replace(" ", "  ").upper()), "statement"),
+        (with_noise, "near statement"),
+    ],
+)
+def test_planted_statements_are_all_found(plant: Callable[[Problem], Problem], reason: str) -> None:
+    planted = [plant(problem) for problem in OTHER_TESTS]
+    found = find_duplicates(planted, PROBLEMS)
+    assert [(one.problem_id, one.duplicate_of, one.reason) for one in found] == [
+        (f"copy/{problem.id}", problem.id, reason) for problem in PROBLEMS
+    ]
+
+
+def test_planted_tests_are_found_where_inputs_say_enough() -> None:
+    telling = [problem for problem in PROBLEMS if sum(len(test.input.strip()) >= 12 for test in problem.tests[1:]) >= 3]
+    assert len(telling) > 30
+    found = find_duplicates([retold(problem) for problem in telling], PROBLEMS)
+    assert [(one.duplicate_of, one.reason) for one in found] == [(problem.id, "tests") for problem in telling]
+    assert all(one.score == 1.0 for one in found)
+
+
+def test_tests_with_tiny_inputs_prove_nothing() -> None:
+    tests = tuple(ProblemTest(f"{number}\n", "yes\n") for number in range(20))
+    first = Problem("a/odd", "a", "Odd?", tests)
+    assert find_duplicates([first], [Problem("b/prime", "b", "Prime?", tests)]) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://codeforces.com/problemset/problem/1575/A",
+        "https://codeforces.com/contest/1575/problem/a",
+        "http://codeforces.com/gym/1575/problem/A",
+    ],
+)
+def test_problems_of_one_contest_are_found_across_data_sets(url: str) -> None:
+    ours = changed(PROBLEMS[0], metadata={"cf_contest_id": "1575", "cf_index": "A"})
+    theirs = Problem("taco/x", "taco", "Other words.", (ProblemTest("1", "2"),), metadata={"url": url})
+    assert find_duplicates([ours], [theirs]) == [Duplicate(ours.id, "taco/x", "contest")]
+    other = msgspec.structs.replace(theirs, metadata={"url": url.replace("1575", "15751")})
+    assert find_duplicates([ours], [other]) == []
+
+
+def test_thresholds_decide_what_is_near() -> None:
+    original = PROBLEMS[0]
+    half = changed(original, statement=original.statement[: len(original.statement) // 2] + " other" * 300, tests=())
+    assert find_duplicates([half], [original], statement_threshold=0.9) == []
+    [found] = find_duplicates([half], [original], statement_threshold=0.3)
+    assert found.reason == "near statement"
+    assert 0.3 <= found.score < 0.9
+
+
+def test_the_command_writes_what_is_left_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    planted = with_noise(OTHER_TESTS[7])
+    train = tmp_path / "train.jsonl"
+    train.write_bytes(msgspec.json.Encoder().encode_lines([planted, Problem("x/new", "x", "New.", planted.tests)]))
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers())
+    words = ["problems", "dedup", f"jsonl:{train}", "--against", "builtin", "--output", str(tmp_path / "kept.jsonl")]
+    arguments = parser.parse_args(words)
+    assert arguments.run(arguments) == 0
+    out = capsys.readouterr().out
+    assert "1 of 2 problems kept" in out
+    assert "1 by near statement" in out
+    assert [problem.id for problem in load_problems([f"jsonl:{tmp_path / 'kept.jsonl'}"])] == ["x/new"]
