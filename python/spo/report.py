@@ -6,9 +6,10 @@ run that is still going on or has failed. Pictures are drawn by `spo.plots`.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,10 +27,28 @@ from spo.rundir import (
     read_run,
 )
 
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
 REFERENCE_ROUND = "reference"
 FINAL_ROUND = "final"
 PLOTS_DIR = "plots"
 _HEAD_FIELDS = ("step", "round")
+
+
+def register(subparsers: Subparsers) -> None:
+    """Adds the `report` command."""
+    parser = subparsers.add_parser("report", help="show a run's report", description="Makes a run's report anew.")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--json", action="store_true", help="print report.json instead of report.md")
+    parser.set_defaults(run=_run_command)
+
+
+def _run_command(options: argparse.Namespace) -> int:
+    write_report(options.run_dir.expanduser().absolute())
+    name = REPORT_DATA_FILE if options.json else REPORT_FILE
+    print((options.run_dir.expanduser() / name).read_text(encoding="utf-8"), end="")
+    return 0
 
 
 def write_report(run_dir: Path, finished: bool = False) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from spo.config import Config, load_config, write_resolved
 from spo.errors import ConfigError
 from spo.files import replace_file
 from spo.jsonl import read_lines
+from spo.locks import RunLock
 from spo.wire import new_token
 
 RUN_FILE = "run.json"
@@ -31,6 +32,10 @@ EVALUATIONS_FILE = "evaluations.jsonl"
 CONSUMPTION_FILE = "consumption.jsonl"
 REPORT_FILE = "report.md"
 REPORT_DATA_FILE = "report.json"
+
+_FIRST_FILES = {"config.toml", "run.json", "token", "logs", ".trainer.lock"}
+"""What `prepare_run` makes."""
+_held: dict[Path, RunLock] = {}
 
 _Info = TypeVar("_Info")
 
@@ -85,18 +90,18 @@ def prepare_run(config: Config, resume: bool = False, argv: Sequence[str] | None
         The absolute path, with `config.toml`, `run.json`, `token` and `logs/` in it.
 
     Raises:
-        ConfigError: The directory exists and this is no resume, or the other way round, or it cannot be written.
+        ConfigError: The directory exists and this is no resume, or the other way round; it is in use by another
+            process, or cannot be written.
     """
     run_dir = Path(config.run_dir or default_run_dir(config)).expanduser().absolute()
     earlier = _earlier_session(run_dir, resume)
     try:
-        (run_dir / "logs").mkdir(parents=True, exist_ok=resume)
+        (run_dir / "logs").mkdir(parents=True, exist_ok=True)
+        _hold(run_dir)
         write_resolved(_absolute(config, run_dir), run_dir)
         info = _session(run_dir, earlier, list(sys.argv if argv is None else argv))
         replace_file(run_dir / RUN_FILE, msgspec.json.format(msgspec.json.encode(info)) + b"\n")
         new_token(run_dir)
-    except FileExistsError:
-        raise _exists(run_dir) from None
     except OSError as error:
         raise ConfigError(
             f"run_dir: {run_dir} cannot be written ({error.strerror}); choose another by run_dir=PATH"
@@ -156,16 +161,33 @@ def resumed_config(run_dir: str | Path, overrides: Sequence[str] = ()) -> Config
 def _earlier_session(run_dir: Path, resume: bool) -> RunInfo | None:
     if resume:
         return read_run(run_dir)
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise _exists(run_dir)
+    check_free(run_dir)
     return None
 
 
-def _exists(run_dir: Path) -> ConfigError:
-    return ConfigError(
-        f"run_dir: {run_dir} exists already; continue that run by `spo train --resume {run_dir}`, "
-        "or choose another directory by run_dir=PATH"
-    )
+def check_free(run_dir: Path) -> None:
+    """Checks that a new run may be made in this directory.
+
+    Raises:
+        ConfigError: There is one already, or something else.
+    """
+    if run_dir.exists() and not (run_dir.is_dir() and _nothing_done(run_dir)):
+        raise ConfigError(
+            f"run_dir: {run_dir} exists already; continue that run by `spo train --resume {run_dir}`, "
+            "or choose another directory by run_dir=PATH"
+        )
+
+
+def _nothing_done(run_dir: Path) -> bool:
+    """Whether it is empty, or a start failed there before a model was found."""
+    names = {entry.name for entry in run_dir.iterdir()}
+    return not names or (names <= _FIRST_FILES and not any((run_dir / "logs").glob("*")))
+
+
+def _hold(run_dir: Path) -> None:
+    """Keeps other processes from starting this run for as long as this one lives."""
+    if run_dir not in _held:
+        _held[run_dir] = RunLock(run_dir, "trainer")
 
 
 def _absolute(config: Config, run_dir: Path) -> Config:

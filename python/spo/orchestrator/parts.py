@@ -13,6 +13,7 @@ import msgspec
 from spo.config import Config, read_resolved, to_toml
 from spo.errors import ProblemError, RunFailed
 from spo.jsonl import Journal
+from spo.locks import RunLock
 from spo.orchestrator.batches import Batches
 from spo.orchestrator.dispatch import Dispatcher, Result
 from spo.orchestrator.evaluation import EVALUATION, EvaluationSource
@@ -24,6 +25,9 @@ from spo.orchestrator.trainers import Trainers
 from spo.orchestrator.workers import Workers
 from spo.problems import Problem, load_problems
 from spo.rundir import CONSUMPTION_FILE, EVALUATIONS_FILE, read_model, read_run
+
+_PREDECESSOR_TIMEOUT_S = 30.0
+"""How long the orchestrator of a session that was killed may still take to end."""
 
 
 class Parts:
@@ -39,6 +43,7 @@ class Parts:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
+        self._lock = RunLock(run_dir, "orchestrator", _PREDECESSOR_TIMEOUT_S)
         self.config: Config = read_resolved(run_dir)
         self.info = read_run(run_dir)
         self.model = read_model(run_dir)
@@ -76,6 +81,7 @@ class Parts:
             self.monitor.close()
             self.consumption.close()
             self.evaluations.close()
+            self._lock.release()
 
     def _on_result(self, result: Result) -> None:
         if result.work.source != EVALUATION:

@@ -1,0 +1,155 @@
+"""`spo train` and `spo worker`: the processes of a run, started from a terminal.
+
+`spo train` finds out what is wrong with the input before anything heavy is started, then runs the trainer ranks: one
+as a plain process, several under torchrun. `spo worker` joins a run from this or another machine. What the ranks do
+is `spo.train`'s business, what a worker does `spo.rollout`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING
+
+from spo.config import Config, load_config
+from spo.errors import ConfigError
+from spo.launch import ERROR_PREFIX
+from spo.problems import load_problems
+from spo.rundir import check_free, resumed_config
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+END_TIMEOUT_S = 60.0
+"""How long an interrupted run may take to end in order before it is killed."""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Adds `train` and `worker`."""
+    train = subparsers.add_parser(
+        "train", help="train a policy", description="Trains a policy, or goes on with an interrupted run."
+    )
+    train.add_argument("settings", nargs="*", metavar="PRESET_OR_TOML | section.field=value")
+    train.add_argument("--nproc-per-node", type=int, default=1, metavar="N", help="trainer ranks (default: 1)")
+    train.add_argument("--resume", metavar="DIR", help="go on with the run in this directory")
+    train.set_defaults(run=_train)
+    worker = subparsers.add_parser("worker", help="join a run as a rollout worker", add_help=False)
+    worker.add_argument("arguments", nargs=argparse.REMAINDER)
+    worker.set_defaults(run=_worker)
+
+
+def _train(options: argparse.Namespace) -> int:
+    arguments = list(options.settings)
+    if options.resume is not None:
+        arguments.append(f"resume={options.resume}")
+    config = check_input(arguments)
+    # Without it, torchrun sets it to 1 and says so in five lines.
+    os.environ.setdefault("OMP_NUM_THREADS", str(config.trainer.torch_threads))
+    if options.nproc_per_node < 1:
+        raise ConfigError(f"--nproc-per-node: {options.nproc_per_node} is no number of ranks; give 1 or more")
+    if options.nproc_per_node == 1:
+        return Child([sys.executable, "-m", "spo.train", *arguments]).run()
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.nproc_per_node}"]
+    return Child([sys.executable, *torchrun, "-m", "spo.train", *arguments], hush=True).run()
+
+
+def check_input(arguments: Sequence[str]) -> Config:
+    """Checks settings, problems and packages, as far as that is possible without starting anything.
+
+    Raises:
+        ConfigError: Settings are wrong, or the packages for training are not installed.
+        ProblemError: Problems cannot be loaded.
+    """
+    resumed = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
+    rest = [argument for argument in arguments if not argument.startswith("resume=")]
+    if resumed:
+        config = resumed_config(resumed[-1], rest)
+    elif not rest or "=" in rest[0]:
+        raise ConfigError("what is to be trained? give a preset or a TOML file first, such as: spo train tiny")
+    else:
+        config = load_config(rest[0], rest[1:])
+        if config.run_dir:
+            check_free(Path(config.run_dir).expanduser().absolute())
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"training needs {' and '.join(missing)}; install them by: pip install 'spo-rl[train]'")
+    if not config.problems.train:
+        raise ConfigError('problems.train: there are none; name some, such as problems.train=["builtin:easy"]')
+    load_problems(config.problems.train, config.seed)
+    if config.problems.evaluation:
+        load_problems(config.problems.evaluation, config.seed)
+    return config
+
+
+class Child:
+    """A command that runs to its end, and of which nothing is left running then.
+
+    It is a process group of its own, so that Ctrl-C reaches it once, through us.
+
+    Args:
+        command: What to run.
+        hush: Whether to pass its stderr on only up to our own line about what is wrong: what a launcher adds to that
+            hides it.
+    """
+
+    def __init__(self, command: Sequence[str], hush: bool = False) -> None:
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE if hush else None, process_group=0)
+        self._interrupted = False
+
+    def run(self) -> int:
+        """Waits for its end, handing signals on, and returns the exit status."""
+        relay = threading.Thread(target=_relay, args=(self._process.stderr,), daemon=True)
+        relay.start()
+        previous = {number: signal.signal(number, self._pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            status = self._wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._kill_group()
+        relay.join(timeout=5)
+        return status if status >= 0 else 128 - status
+
+    def _wait(self) -> int:
+        while True:
+            try:
+                return self._process.wait(END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                if self._interrupted:
+                    self._process.kill()
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        self._interrupted = True
+        self._process.send_signal(number)
+
+    def _kill_group(self) -> None:
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+
+def _relay(stream: IO[bytes] | None) -> None:
+    if stream is None:
+        return
+    with stream:
+        for line in stream:
+            os.write(sys.stderr.fileno(), line)
+            if line.startswith(ERROR_PREFIX.encode()):
+                break
+        for _ in stream:
+            continue
+
+
+def _worker(options: argparse.Namespace) -> int:
+    from spo.rollout.__main__ import main
+
+    return main(options.arguments)
