@@ -9,8 +9,11 @@ Shapes: R rows, T tokens in a row, N tokens asked for, D hidden size.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
@@ -31,6 +34,9 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.logprob_chunk_tokens = logprob_chunk_tokens
+        names = set(model._no_split_modules or ())
+        self.layers: list[nn.Module] = [module for module in model.modules() if type(module).__name__ in names]
+        """The decoder layers: what is sharded and recomputed as a unit."""
 
     def forward(self, tokens_RT: Tensor, position_ids_RT: Tensor, index_N: Tensor) -> Tensor:
         """The log-probability of each token asked for, given those before it in its own trajectory.
@@ -56,17 +62,11 @@ class Policy(nn.Module):
         head_VD = self.model.get_output_embeddings().weight
         return token_logprobs(hidden_ND, head_VD, target_N, self.logprob_chunk_tokens)
 
-    def layers(self) -> list[nn.Module]:
-        """The decoder layers: what is sharded and recomputed as a unit."""
-        names = set(self.model._no_split_modules or ())
-        return [module for module in self.model.modules() if type(module).__name__ in names]
-
     def recompute_layers(self) -> None:
         """Keeps only each layer's input for the backward pass, and computes the rest again there."""
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        for layer in self.layers():
-            # transformers recomputes layers in training mode only; the modules inside stay without dropout.
-            layer.training = True
+        for layer in self.layers:
+            # In place of `forward`, not around the module: FSDP's hooks must not run twice. Nothing random is inside.
+            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def packed_attention_mask(position_ids_RT: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def load_policy(path: str, config: ModelConfig, max_tokens: int, ranks: Ranks, *
         policy.recompute_layers()
     # FSDP moves a module's shard only; everything else (buffers) moves here.
     policy.to(ranks.device)
-    shard(policy, policy.layers(), ranks, compute_dtype)
+    shard(policy, policy.layers, ranks, compute_dtype)
     return policy
 
 
