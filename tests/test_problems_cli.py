@@ -78,3 +78,23 @@ def test_stats_count_by_data_set_and_difficulty(capsys: pytest.CaptureFixture[st
         assert rows["builtin", difficulty] == str(count)
     assert f"suite hash: {suite_hash(problems)}" in out
     assert "problems without public tests: 0" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["verify", "builtin", "--workers", "0"], "argument --workers: must be at least 1, got 0"),
+        (["verify", "builtin", "--workers", "two"], "argument --workers: invalid"),
+        (
+            ["dedup", "builtin", "--against", "tiny:train", "--output", "x", "--tests", "1.5"],
+            "argument --tests: must be",
+        ),
+        (["dedup", "builtin", "--output", "x"], "required: --against"),
+    ],
+)
+def test_impossible_arguments_are_refused_by_name(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        call(*words)
+    assert complaint in capsys.readouterr().err

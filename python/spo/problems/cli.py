@@ -6,7 +6,7 @@ Only prints what other modules find out, and changes no problem.
 import argparse
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,31 +32,44 @@ _SHOWN_CHARACTERS = 2000
 
 def register(subparsers: "Subparsers") -> None:
     """Add the `problems` command; each of its parts sets `run`, a function from the arguments to the exit code."""
-    problems = subparsers.add_parser("problems", help="list, show and measure problems")
+    problems = subparsers.add_parser("problems", help="list, show, measure, verify and deduplicate problems")
     parts = problems.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, text in (
-        ("list", _list, "one line a problem"),
-        ("show", _show, "statement, tests and solutions of one problem"),
-        ("stats", _stats, "counts and sizes by data set and difficulty"),
-        ("verify", _verify, "judge the known Python solutions; exit code 1 if one is not judged as it should be"),
-        ("dedup", _dedup, "write the problems that are not among others: train without what is evaluated on"),
-    ):
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         part = parts.add_parser(name, help=text, description=f"{text.capitalize()}.")
         part.add_argument("specs", nargs="+", metavar="SPEC", help="builtin, builtin:easy, kattis:PATH, jsonl:PATH, …")
         part.add_argument("--seed", type=int, default=0, help="of generated tests (default: 0)")
         part.set_defaults(run=run)
-        if name == "show":
-            part.add_argument("--id", help="which problem, where the specs give several")
-            part.add_argument("--tests", action="store_true", help="print the hidden tests too")
-            part.add_argument("--solutions", action="store_true", help="print the known solutions")
-        if name == "dedup":
-            part.add_argument("--against", nargs="+", required=True, metavar="SPEC", help="the problems to keep out")
-            part.add_argument("--output", type=Path, required=True, help="the file to load by jsonl:FILE")
-            part.add_argument("--statements", type=float, default=0.5, help="share of a near statement (default: 0.5)")
-            part.add_argument("--tests", type=float, default=0.5, help="share of equal tests (default: 0.5)")
-        if name == "verify":
-            part.add_argument("--workers", type=int, help="programs judged at the same time (default: one a core)")
-            part.add_argument("--output", type=Path, help="also write the reports to this file, one JSON object a line")
+        return part
+
+    add("list", _list, "one line a problem")
+    show = add("show", _show, "statement, tests and solutions of one problem")
+    show.add_argument("--id", help="which problem, where the specs give several")
+    show.add_argument("--tests", action="store_true", help="print the hidden tests too")
+    show.add_argument("--solutions", action="store_true", help="print the known solutions")
+    add("stats", _stats, "counts and sizes by data set and difficulty")
+    check = add("verify", _verify, "judge the known Python solutions; exit code 1 if one is not judged as it should be")
+    check.add_argument("--workers", type=_count, help="programs judged at the same time (default: one a core)")
+    check.add_argument("--output", type=Path, help="also write the reports to this file, one JSON object a line")
+    dedup = add("dedup", _dedup, "write the problems that are not among others: train without what is evaluated on")
+    dedup.add_argument("--against", nargs="+", required=True, metavar="SPEC", help="the problems to keep out")
+    dedup.add_argument("--output", type=Path, required=True, help="the file to write, for jsonl:FILE")
+    dedup.add_argument("--statements", type=_share, default=0.5, help="share of a near statement (default: 0.5)")
+    dedup.add_argument("--tests", type=_share, default=0.5, help="share of equal tests (default: 0.5)")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
+    return value
 
 
 def _list(arguments: argparse.Namespace) -> int:
