@@ -219,7 +219,7 @@ def test_a_missing_file_is_named_with_the_fix(tmp_path: Path, removed: str, comp
         ({"problem.yaml": "limits: 3"}, r"problem.yaml: limits: "),
         ({"problem.yaml": "limits: {memory: much}"}, r"problem.yaml: limits.memory: "),
         ({"problem.yaml": "limits: {time_limit: 0}"}, r"problem.yaml: limits.time_limit: "),
-        ({"problem.yaml": "[" * 1500}, r"problem.yaml: not valid YAML"),
+        ({"problem.yaml": "[" * 500}, r"problem.yaml: not valid YAML"),
         ({"problem.yaml": "type: [scoring, interactive]"}, r"problem.yaml: type 'interactive' is not supported"),
         ({"problem.yaml": "validator_flags: float_tolerance -1"}, r"needs a number of at least 0 behind it, got '-1'"),
         ({"problem.yaml": "validator_flags: float_tolerance nan"}, r"needs a number of at least 0 behind it"),

@@ -5,11 +5,11 @@ counted in the log. Generated tests may be invalid, and some problems accept sev
 say which, so nothing is filtered for it here.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from spo.problems.omissions import log_omissions
 from spo.problems.parquet import data_files, read_rows
 from spo.problems.schema import (
     DEFAULT_MEMORY_LIMIT_BYTES,
@@ -37,8 +37,6 @@ _OPTIONAL = (
 )  # fmt: skip
 _METADATA = ("cf_contest_id", "cf_index", "cf_rating")
 
-_log = logging.getLogger(__name__)
-
 
 def load_code_contests(path: str) -> list[Problem]:
     """Load the problems of a Parquet file, a folder of them or a glob.
@@ -55,8 +53,7 @@ def load_code_contests(path: str) -> list[Problem]:
             left_out[reason] += 1
         else:
             problems.append(check_problem(_problem(row), where))
-    for reason, count in left_out.items():
-        _log.warning("%s: left out %d problems: %s", path, count, reason)
+    log_omissions(path, left_out)
     return problems
 
 

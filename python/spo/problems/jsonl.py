@@ -77,10 +77,15 @@ def load_jsonl(path: Path) -> list[Problem]:
     Raises:
         ProblemError: The file is missing, or a line is not JSON or has a hole; names file, line and field.
     """
-    return [_parse_line(line, where) for where, line in _lines(path)]
+    return [_parse_line(line, where) for where, line in numbered_lines(path)]
 
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield `(where, line)` for each line that is not blank; `where` names file and line.
+
+    Raises:
+        ProblemError: There is no such file.
+    """
     if not path.is_file():
         raise ProblemError(f"{path}: no such file; give the path of a .jsonl file, as in jsonl:problems.jsonl")
     with path.open("rb") as file:

@@ -14,6 +14,7 @@ from spo.problems.jsonl import load_jsonl
 from spo.problems.kattis import load_kattis
 from spo.problems.schema import Problem, check_problem
 from spo.problems.taco import load_taco
+from spo.problems.verl import load_verl
 
 Loader = Callable[[str, int], list[Problem]]
 """Given what stands behind the colon ("" if nothing) and the seed, returns the problems."""
@@ -25,7 +26,7 @@ def load_problems(specs: Sequence[str], seed: int = 0) -> list[Problem]:
     Args:
         specs: Each `builtin`, `builtin:easy|medium|hard`, `builtin:NAME`, `kattis:PATH` (a package or a folder of
             packages), `jsonl:PATH`, `code_contests:PATH` and `taco:PATH` (a Parquet or Arrow file, a folder or a
-            glob), `tiny:train` or `tiny:evaluation`.
+            glob), `verl:PATH` (the same, or a `.jsonl` file), `tiny:train` or `tiny:evaluation`.
         seed: Seeds the test generators of sources that generate tests.
 
     Raises:
@@ -85,6 +86,10 @@ def _taco(argument: str, seed: int) -> list[Problem]:
     return load_taco(str(_path(argument, "taco:PATH")))
 
 
+def _verl(argument: str, seed: int) -> list[Problem]:
+    return load_verl(str(_path(argument, "verl:PATH")))
+
+
 def _path(argument: str, form: str) -> Path:
     if not argument:
         raise ConfigError(f"problems: the path is missing; write {form}")
@@ -108,6 +113,7 @@ _LOADERS: dict[str, Loader] = {
     "jsonl": _jsonl,
     "taco": _taco,
     "tiny": _tiny,
+    "verl": _verl,
 }
 
 SOURCES = tuple(sorted(_LOADERS))

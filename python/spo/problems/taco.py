@@ -7,7 +7,6 @@ is deduplicated here.
 
 import hashlib
 import json
-import logging
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from spo.errors import ProblemError
+from spo.problems.omissions import log_omissions
 from spo.problems.parquet import data_files, read_rows
 from spo.problems.schema import (
     DEFAULT_MEMORY_LIMIT_BYTES,
@@ -34,8 +34,6 @@ _OPTIONAL = (
 _METADATA = ("name", "url", "skill_types")
 _SECONDS = {"seconds": 1, "second": 1}
 _BYTES = {"kilobytes": 2**10, "kb": 2**10, "megabytes": 2**20, "mb": 2**20, "gigabytes": 2**30, "gb": 2**30, "bytes": 1}
-
-_log = logging.getLogger(__name__)
 
 
 def load_taco(path: str) -> list[Problem]:
@@ -59,8 +57,7 @@ def load_taco(path: str) -> list[Problem]:
             left_out[reason] += 1
         else:
             problems.append(check_problem(_problem(problem_id, row, tests, where), where))
-    for reason, count in left_out.items():
-        _log.warning("%s: left out %d problems: %s", path, count, reason)
+    log_omissions(path, left_out)
     return problems
 
 
