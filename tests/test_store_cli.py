@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spo.errors import StoreError
+from spo.errors import ConfigError, StoreError
 from spo.store import Trajectory, TrajectoryStore
 from spo.store_cli import register
 
@@ -85,6 +85,8 @@ def test_what_is_exported_can_be_imported_unchanged(path: Path, tmp_path: Path) 
     assert records(tmp_path / "copy") == records(path)
     with pytest.raises(FileExistsError):
         spo_store("export", path, output)
+    with pytest.raises(ConfigError, match="--tokenizer"):
+        spo_store("import", tmp_path / "third", output)
 
 
 @pytest.mark.parametrize(

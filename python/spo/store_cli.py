@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from spo.errors import CorruptShardError, StoreError
+from spo.errors import ConfigError, CorruptShardError, StoreError
 from spo.store import Trajectory, TrajectoryStore
 from spo.store_rows import READ_AT_ONCE, read_chunks, read_jsonl, to_row, write_jsonl
 
@@ -174,6 +174,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
+    if arguments.tokenizer is None and not (arguments.path / IDENTITY).exists():
+        raise ConfigError(f"--tokenizer must be given: there is no store in {arguments.path} yet")
     with TrajectoryStore.open(arguments.path, tokenizer=arguments.tokenizer) as store:
         for path in arguments.inputs:
             count = copy(_progress(read_jsonl(path), f"importing {path.name}", None), store)

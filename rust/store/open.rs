@@ -170,13 +170,20 @@ fn open_writer(
         }
         torn.extend(cut_torn_tail(&file, segment)?);
         let header = SegmentHeader { number, ..identity.clone() };
-        let last_time_us = segment.rows.last().map_or(0, |row| row.time_us);
-        let (file, sync) = (Arc::new(file), options.sync.clone());
+        let last_time_us = newest_time_us(state);
+        let (segment, file, sync) = (&state.segments[&number], Arc::new(file), options.sync.clone());
         return Writer::adopt(directory, &header, file, segment.end, segment.sequence, last_time_us, sync);
     }
-    let writer = Writer::create(directory, identity.store_id, &identity.tokenizer, options.sync.clone())?;
+    let last_time_us = newest_time_us(state);
+    let (store_id, sync) = (identity.store_id, options.sync.clone());
+    let writer = Writer::create(directory, store_id, &identity.tokenizer, last_time_us, sync)?;
     load_segments(directory, identity, options.on_damage, state, interrupt)?;
     Ok(writer)
+}
+
+/// Time of the newest record: later ones must not seem older, though the clock be set back.
+fn newest_time_us(state: &State) -> u64 {
+    state.segments.values().filter_map(|segment| segment.rows.last()).map(|row| row.time_us).max().unwrap_or(0)
 }
 
 fn cut_torn_tail(file: &File, segment: &Segment) -> Result<Option<TornTail>> {

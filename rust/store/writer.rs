@@ -46,10 +46,16 @@ pub struct Written {
 
 impl Writer {
     /// A writer of a new segment, numbered behind every segment there is.
-    pub fn create(directory: &Path, store_id: [u8; 16], tokenizer: &str, sync: SyncFn) -> Result<Self> {
+    pub fn create(
+        directory: &Path,
+        store_id: [u8; 16],
+        tokenizer: &str,
+        last_time_us: u64,
+        sync: SyncFn,
+    ) -> Result<Self> {
         let (number, file, length) = create_segment(directory, store_id, tokenizer)?;
         let (directory, tokenizer) = (directory.to_owned(), tokenizer.to_owned());
-        Ok(Writer { directory, store_id, tokenizer, sync, number, file, length, sequence: 1, last_time_us: 0 })
+        Ok(Writer { directory, store_id, tokenizer, sync, number, file, length, sequence: 1, last_time_us })
     }
 
     /// A writer that goes on behind the last whole append of a segment whose own writer is gone.
