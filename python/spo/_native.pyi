@@ -17,7 +17,10 @@ __all__ = [
     "WeightPublisher",
     "WeightSubscriber",
     "__version__",
+    "apply_patch",
+    "chunk_hashes",
     "decode_trajectories",
+    "encode_patch",
     "encode_trajectories",
 ]
 
