@@ -58,7 +58,7 @@ def test_all_tests_are_run_if_asked_for(folder: Path, capsys: pytest.CaptureFixt
 def test_a_missing_or_ambiguous_problem_is_named(folder: Path) -> None:
     with pytest.raises(ProblemError, match="--problem is missing"):
         run(str(folder / "right.py"))
-    with pytest.raises(ProblemError, match="pick --id of double"):
+    with pytest.raises(ProblemError, match="choose one by --id from double"):
         run(str(folder / "right.py"), "--problem", f"jsonl:{folder / 'problems.jsonl'}", "--id", "triple")
 
 

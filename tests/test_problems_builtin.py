@@ -5,10 +5,11 @@ import random
 import pytest
 
 from spo.errors import ConfigError
-from spo.judge import Judge, Judgement, Limits, Submission, TestCase, Verdict
+from spo.judge import Judge, Judgement, Verdict
 from spo.problems import HIDDEN, PUBLIC, Problem, load_problems
 from spo.problems.builtin import definitions
 from spo.problems.builtin.definition import Definition, Edit
+from spo.problems.judging import submission_for
 
 PROBLEMS = load_problems(["builtin"])
 JUDGED_SEED = 11
@@ -60,16 +61,7 @@ def test_each_problem_is_complete(problem: Problem) -> None:
 def judgements() -> dict[str, list[Judgement]]:
     """What the judge says of all programs of all problems, with tests of a seed of their own."""
     problems = load_problems(["builtin"], seed=JUDGED_SEED)
-    submissions = [
-        Submission(
-            solution.code,
-            [TestCase(input=test.input, output=test.output) for test in problem.tests],
-            checker=problem.checker,
-            limits=Limits(cpu_time_s=problem.time_limit_s, memory_bytes=problem.memory_limit_bytes),
-        )
-        for problem in problems
-        for solution in problem.solutions
-    ]
+    submissions = [submission_for(problem, solution.code) for problem in problems for solution in problem.solutions]
     with Judge() as judge:
         verdicts = iter(judge.judge_many(submissions))
     return {problem.id: [next(verdicts) for _ in problem.solutions] for problem in problems}

@@ -17,11 +17,6 @@ def call(*words: str) -> int:
     return result
 
 
-@pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
-
-
 def test_list_prints_one_line_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("list", "builtin:hard") == 0
     rows = capsys.readouterr().out.splitlines()

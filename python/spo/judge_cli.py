@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from spo.errors import JudgeError, ProblemError
-from spo.judge import Judge, Judgement, Limits, Submission, TestCase, Verdict
+from spo.judge import Judge, Judgement, Submission, TestCase, Verdict
 from spo.problems import Problem, load_problems
+from spo.problems.judging import choose_problem, submission_for
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -77,7 +78,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _measure(arguments)
     if arguments.problem is None:
         raise ProblemError("--problem is missing: say what to judge by, as in --problem kattis:PATH")
-    problem = _only_problem(load_problems([arguments.problem], arguments.seed), arguments.id)
+    problem = choose_problem(load_problems([arguments.problem], arguments.seed), arguments.id)
     sources = [Path(path).read_bytes() for path in arguments.paths]
     with _judge(arguments) as judge:
         judgements = judge.judge_many(submission_for(problem, source, not arguments.all_tests) for source in sources)
@@ -86,31 +87,10 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if all(judgement.verdict is Verdict.ACCEPTED for judgement in judgements) else 1
 
 
-def submission_for(problem: Problem, source: str | bytes, stop_on_first_failure: bool = True) -> Submission:
-    """A program as an answer to a problem, under the problem's limits."""
-    return Submission(
-        source,
-        [TestCase(input=test.input, output=test.output) for test in problem.tests],
-        checker=problem.checker,
-        stop_on_first_failure=stop_on_first_failure,
-        limits=Limits(cpu_time_s=problem.time_limit_s, memory_bytes=problem.memory_limit_bytes),
-    )
-
-
 def _judge(arguments: argparse.Namespace) -> Judge:
     # Asking for the weak tier by name is consent.
     weak = arguments.isolation == "seccomp"
     return Judge(arguments.workers, isolation=arguments.isolation, allow_weak_isolation=weak)
-
-
-def _only_problem(problems: Sequence[Problem], wanted: str | None) -> Problem:
-    found = [problem for problem in problems if wanted in (None, problem.id)]
-    if len(found) == 1:
-        return found[0]
-    ids = ", ".join(problem.id for problem in problems[:20])
-    raise ProblemError(
-        f"--problem gives {len(found)} problems{f' called {wanted}' if wanted else ''}: pick --id of {ids}"
-    )
 
 
 def _print_json(paths: Sequence[str], problem: Problem, judgements: Sequence[Judgement]) -> None:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import msgspec
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
-from spo.errors import ProblemError
 from spo.files import replace_file
 from spo.judge import Judge
 from spo.problems.dedup import find_duplicates
+from spo.problems.judging import choose_problem
 from spo.problems.schema import HIDDEN, PUBLIC, Problem, suite_hash
 from spo.problems.specs import load_problems
 from spo.problems.verify import verify
@@ -26,6 +26,8 @@ from spo.problems.verify import verify
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
+_UNWATCHED_WIDTH = 1000
+"""Columns of a table in a file or pipe: wide enough that no cell is wrapped."""
 _SHOWN_CHARACTERS = 2000
 """Longer tests are cut when they are shown."""
 
@@ -73,7 +75,7 @@ def _share(text: str) -> float:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    table = Table("id", "difficulty", "tests", "checker", "time limit", "solutions", box=None)
+    table = Table(Column("id", no_wrap=True), "difficulty", "tests", "checker", "time limit", "solutions", box=None)
     for problem in load_problems(arguments.specs, arguments.seed):
         right = sum(solution.correct for solution in problem.solutions)
         table.add_row(
@@ -84,12 +86,12 @@ def _list(arguments: argparse.Namespace) -> int:
             f"{problem.time_limit_s:g} s",
             f"{right} right, {len(problem.solutions) - right} wrong",
         )
-    Console(highlight=False).print(table)
+    _print_table(table)
     return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    problem = _choose(load_problems(arguments.specs, arguments.seed), arguments.id)
+    problem = choose_problem(load_problems(arguments.specs, arguments.seed), arguments.id)
     console = Console(highlight=False, markup=False)
     console.rule(problem.id, align="left")
     console.print(
@@ -119,8 +121,7 @@ def _stats(arguments: argparse.Namespace) -> int:
         table.add_row(dataset, difficulty or "-", *_measures(group))
     table.add_section()
     table.add_row("all", "", *_measures(problems))
-    console = Console(highlight=False)
-    console.print(table)
+    console = _print_table(table)
     splits = Counter(test.split for problem in problems for test in problem.tests)
     console.print("\ntests by split: " + ", ".join(f"{split} {count}" for split, count in splits.most_common()))
     without_public = sum(not problem.tests_in(PUBLIC) for problem in problems)
@@ -147,8 +148,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             _some(report.disputed_tests),
             style="" if report.sound else "red",
         )
-    console = Console(highlight=False)
-    console.print(table)
+    console = _print_table(table)
     sound = sum(report.sound for report in reports)
     errors = sum(report.num_judge_errors for report in reports)
     console.print(f"\n{sound} of {len(reports)} problems are sound; failures of the judge itself: {errors}")
@@ -167,12 +167,20 @@ def _dedup(arguments: argparse.Namespace) -> int:
     left_out = {duplicate.problem_id for duplicate in duplicates}
     kept = [problem for problem in problems if problem.id not in left_out]
     replace_file(arguments.output, msgspec.json.Encoder().encode_lines(kept))
-    console = Console(highlight=False)
-    console.print(table)
+    console = _print_table(table)
     reasons = Counter(duplicate.reason for duplicate in duplicates)
     found = ", ".join(f"{count} by {reason}" for reason, count in reasons.most_common()) or "none"
     console.print(f"\n{len(kept)} of {len(problems)} problems kept in {arguments.output}; duplicates: {found}")
     return 0
+
+
+def _print_table(table: Table) -> Console:
+    """Print a table and return the console; where nobody watches, lines are as long as they need to be."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_UNWATCHED_WIDTH)
+    console.print(table)
+    return console
 
 
 def _some(names: Sequence[str]) -> str:
@@ -191,17 +199,6 @@ def _measures(problems: Sequence[Problem]) -> tuple[str, ...]:
         f"{size / 1000:,.0f} kB",
         f"{length:,.0f} characters",
     )
-
-
-def _choose(problems: Sequence[Problem], problem_id: str | None) -> Problem:
-    if problem_id is None and len(problems) == 1:
-        return problems[0]
-    for problem in problems:
-        if problem.id == problem_id:
-            return problem
-    ids = ", ".join(problem.id for problem in problems[:5]) + (", …" if len(problems) > 5 else "")
-    trouble = "there are several problems" if problem_id is None else f"there is no problem {problem_id!r}"
-    raise ProblemError(f"{trouble}; choose one by --id from {ids}")
 
 
 def _cut(text: str) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from spo.judge import Judge, Judgement, Limits, Submission, TestCase, Verdict
+from spo.judge import Judge, Judgement, Verdict
+from spo.problems.judging import submission_for
 from spo.problems.schema import Problem, Solution
 
 _PROBLEMS_AT_ONCE = 8
@@ -59,24 +60,14 @@ def verify(problems: Sequence[Problem], judge: Judge) -> Iterator[ProblemReport]
         solutions = [[one for one in problem.solutions if one.language == "python"] for problem in group]
         judgements = iter(
             judge.judge_many(
-                _submission(problem, solution)
+                # All tests and whole outputs of right solutions are needed to tell what is wrong with a test.
+                submission_for(problem, solution.code, stop_on_first_failure=not solution.correct)
                 for problem, known in zip(group, solutions, strict=True)
                 for solution in known
             )
         )
         for problem, known in zip(group, solutions, strict=True):
             yield _report(problem, [(solution, next(judgements)) for solution in known])
-
-
-def _submission(problem: Problem, solution: Solution) -> Submission:
-    return Submission(
-        solution.code,
-        [TestCase(input=test.input, output=test.output) for test in problem.tests],
-        checker=problem.checker,
-        # All tests and whole outputs of right solutions are needed to tell what is wrong with a test.
-        stop_on_first_failure=not solution.correct,
-        limits=Limits(cpu_time_s=problem.time_limit_s, memory_bytes=problem.memory_limit_bytes),
-    )
 
 
 def _report(problem: Problem, judged: Sequence[tuple[Solution, Judgement]]) -> ProblemReport:

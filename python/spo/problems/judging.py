@@ -1,0 +1,34 @@
+"""A problem's side of the judge: which submission a program is, and which of several problems is meant."""
+
+from collections.abc import Sequence
+
+from spo.errors import ProblemError
+from spo.judge import Limits, Submission, TestCase
+from spo.problems.schema import Problem
+
+_IDS_SHOWN = 20
+
+
+def submission_for(problem: Problem, source: str | bytes, stop_on_first_failure: bool = True) -> Submission:
+    """A program as an answer to a problem, under the problem's limits."""
+    return Submission(
+        source,
+        [TestCase(input=test.input, output=test.output) for test in problem.tests],
+        checker=problem.checker,
+        stop_on_first_failure=stop_on_first_failure,
+        limits=Limits(cpu_time_s=problem.time_limit_s, memory_bytes=problem.memory_limit_bytes),
+    )
+
+
+def choose_problem(problems: Sequence[Problem], wanted: str | None) -> Problem:
+    """The problem with the id `wanted`, or the only one there is.
+
+    Raises:
+        ProblemError: There is no such problem, or there are several and none is named; lists the ids.
+    """
+    found = [problem for problem in problems if wanted in (None, problem.id)]
+    if len(found) == 1:
+        return found[0]
+    ids = ", ".join(problem.id for problem in problems[:_IDS_SHOWN]) + (", …" if len(problems) > _IDS_SHOWN else "")
+    trouble = "there are several problems" if wanted is None else f"there is no problem {wanted!r}"
+    raise ProblemError(f"{trouble}; choose one by --id from {ids}")
