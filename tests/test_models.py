@@ -1,6 +1,5 @@
 """Where a run's model comes from, and what is refused."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from spo.config import Config, ModelConfig, TinyConfig
 from spo.errors import ConfigError
 from spo.models import resolve_model, tokenizer_files
 from spo.rundir import read_model
+from spo.tiny import reference
 
 
 def make_folder(path: Path) -> Path:
@@ -88,9 +88,15 @@ def test_the_tokenizer_is_every_file_that_belongs_to_it(tmp_path: Path) -> None:
     assert names == ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
 
 
-def test_tiny_is_made_in_the_run_directory_once(tmp_path: Path) -> None:
-    config = Config(model=ModelConfig(path="tiny"), tiny=TinyConfig(steps=1, torch_threads=1), seed=3)
+def test_tiny_is_made_in_the_run_directory_with_the_settings_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_reference(directory: Path, seed: int, *, num_threads: int, progress: object, settings: object) -> Path:
+        assert (seed, num_threads, settings) == (3, 1, reference.ReferenceSettings(num_steps=7))
+        return directory if directory.exists() else make_folder(directory)
+
+    monkeypatch.setattr(reference, "make_reference", make_reference)
+    config = Config(model=ModelConfig(path="tiny"), tiny=TinyConfig(steps=7, torch_threads=1), seed=3)
     info = resolve_model(config, tmp_path)
     assert info.path == str(tmp_path / "reference")
-    assert json.loads((tmp_path / "reference" / "config.json").read_text(encoding="utf-8"))["model_type"] == "llama"
     assert resolve_model(config, tmp_path) == info

@@ -44,13 +44,8 @@ def resolve_model(config: Config, run_dir: Path) -> ModelInfo:
     Raises:
         ConfigError: There is no such model, its folder lacks something, or a resumed run's model has changed.
     """
-    path = _local_folder(config, run_dir)
-    weights = sorted(path.glob("*.safetensors"))
-    tokenizer = tokenizer_files(path)
-    for files, what in ((weights, "no weights (*.safetensors)"), (tokenizer, "no tokenizer (tokenizer.json)")):
-        if not files:
-            raise ConfigError(f"model.path: {path} has {what}; save the model there in the Hugging Face format")
-    info = ModelInfo(str(path), _fingerprint(weights, path), tokenizer_fingerprint(path))
+    path = locate_model(config) or _make_tiny(config, run_dir / REFERENCE_DIR)
+    info = ModelInfo(str(path), _fingerprint(_weight_files(path), path), tokenizer_fingerprint(path))
     if (run_dir / MODEL_FILE).exists():
         _check_unchanged(read_model(run_dir), info)
     replace_file(run_dir / MODEL_FILE, msgspec.json.format(msgspec.json.encode(info)) + b"\n")
@@ -67,12 +62,17 @@ def tokenizer_fingerprint(path: Path) -> str:
     return _fingerprint(tokenizer_files(path), path)
 
 
-def _local_folder(config: Config, run_dir: Path) -> Path:
+def locate_model(config: Config) -> Path | None:
+    """The absolute folder of the model, downloaded if need be; None for `tiny`, which is made in the run directory.
+
+    Raises:
+        ConfigError: There is no such model, or its folder lacks something.
+    """
     name = config.model.path
     if not name:
         raise ConfigError("model.path: not set; give a local model folder, a hub id, or tiny")
     if name == TINY:
-        return _make_tiny(config, run_dir / REFERENCE_DIR)
+        return None
     path = Path(name).expanduser()
     if not path.exists() and _HUB_ID.fullmatch(name):
         path = _download(name)
@@ -80,7 +80,14 @@ def _local_folder(config: Config, run_dir: Path) -> Path:
         raise ConfigError(f"model.path: {name} is no folder; give a local model folder, a hub id, or tiny")
     if not (path / "config.json").is_file():
         raise ConfigError(f"model.path: {name} holds no config.json; give a model folder in the Hugging Face format")
+    for files, what in ((_weight_files(path), "weights (*.safetensors)"), (tokenizer_files(path), "tokenizer")):
+        if not files:
+            raise ConfigError(f"model.path: {name} holds no {what}; save the model there in the Hugging Face format")
     return path.absolute()
+
+
+def _weight_files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.safetensors"))
 
 
 def _make_tiny(config: Config, directory: Path) -> Path:

@@ -27,7 +27,8 @@ from spo.launch import (
     resumed_config,
     start_orchestrator,
 )
-from spo.models import resolve_model
+from spo.models import locate_model, resolve_model
+from spo.train_cli import check_input
 
 USAGE = "usage: torchrun --nproc-per-node N -m spo.train PRESET_OR_TOML|resume=RUN_DIR [section.field=value ...]"
 EXIT_FAILED = 1
@@ -61,14 +62,21 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Config, bool]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one trainer rank and returns its exit status."""
     is_first = os.environ.get("RANK", "0") == "0"
+    arguments = sys.argv[1:] if arguments is None else arguments
     _end_on_signals(is_first)
     try:
-        config, resume = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+        config, resume = parse_arguments(arguments)
         if resume and (report := finished_report(Path(config.run_dir))) is not None:
             if is_first:
                 print(report)
             return 0
-        return _first_rank(config, resume) if is_first else _other_rank(config)
+        if not is_first:
+            _train(config, None)
+            return 0
+        # Whatever is wrong with the input is found before there is a run directory.
+        check_input(arguments)
+        locate_model(config)
+        return _first_rank(config, resume)
     except (ConfigError, ProblemError, OSError) as error:
         return _fail(error, EXIT_BAD_INPUT, is_first)
     except SpoError as error:
@@ -91,11 +99,6 @@ def _first_rank(config: Config, resume: bool) -> int:
     finally:
         if orchestrator.poll() is None:
             orchestrator.terminate()
-
-
-def _other_rank(config: Config) -> int:
-    _train(config, None)
-    return 0
 
 
 def _train(config: Config, run_dir: Path | None) -> None:
