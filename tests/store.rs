@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{append, options, trajectory};
+use common::{append, options, trajectory, with_long_prompt};
 use spo_core::store::{Filter, Mode, Options, Store};
 use spo_core::trajectory::Trajectory;
 use spo_core::trajectory::record::Columns;
@@ -49,6 +49,31 @@ fn a_full_segment_is_sealed_and_nothing_is_lost_by_it() {
     let expected: Vec<Trajectory> = (0..60).map(trajectory).collect();
     assert_eq!(store.read_many(&ids, Columns::ALL, GO_ON()).unwrap(), expected);
     assert_eq!(store.info(GO_ON()).unwrap(), info);
+}
+
+#[test]
+fn a_prompt_that_records_share_is_stored_once_a_segment() {
+    let directory = tempfile::tempdir().unwrap();
+    let small = Options { segment_bytes: 6000, ..options(Mode::Append) };
+    let (mut ids, mut written) = (Vec::new(), Vec::new());
+    for round in 0..8 {
+        // Another writer each time: what it does not know of the segment may cost bytes, never records.
+        let store = Store::open(directory.path(), small.clone(), GO_ON()).unwrap();
+        for at in 0..3 {
+            let records = [with_long_prompt(6 * round + 2 * at), with_long_prompt(6 * round + 2 * at + 1)];
+            ids.extend(store.append(&records, GO_ON()).unwrap());
+            written.extend(records);
+        }
+        assert_eq!(store.read_many(&ids, Columns::ALL, GO_ON()).unwrap(), written);
+    }
+    let store = Store::open(directory.path(), options(Mode::Read), GO_ON()).unwrap();
+    assert_eq!(store.read_many(&ids, Columns::ALL, GO_ON()).unwrap(), written);
+    let info = store.info(GO_ON()).unwrap();
+    assert!(info.sealed_segments > 0 && info.records == 48, "{info:?}");
+    assert!(info.bytes < 48 * 200, "{info:?}");
+    let no_prompts = Columns { prompt: false, ..Columns::ALL };
+    let without = store.read_many(&ids[..1], no_prompts, GO_ON()).unwrap();
+    assert_eq!(without, [Trajectory { prompt_tokens: Vec::new(), ..written[0].clone() }]);
 }
 
 #[test]

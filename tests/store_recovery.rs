@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use common::{append, options, trajectory};
+use common::{append, options, trajectory, with_long_prompt};
 use spo_core::store::{Filter, Mode, OnDamage, Options, Store};
 use spo_core::trajectory::record::Columns;
 use spo_core::{Error, Interrupt};
@@ -19,7 +19,7 @@ struct Fixture {
     directory: tempfile::TempDir,
     file: PathBuf,
     bytes: Vec<u8>,
-    /// Length of the file after each append, the empty one first.
+    /// Length of the file after each append, that of the empty one first.
     ends: Vec<usize>,
 }
 
@@ -135,6 +135,26 @@ fn a_tail_that_was_never_written_is_torn() {
         drop(store);
         fs::write(&fixture.file, &fixture.bytes).unwrap();
     }
+}
+
+#[test]
+fn a_damaged_prompt_takes_only_its_own_records_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = append(directory.path());
+    let ids = store.append(&[trajectory(0), with_long_prompt(1)], GO_ON()).unwrap();
+    let more = store.append(&[with_long_prompt(3), with_long_prompt(2)], GO_ON()).unwrap();
+    drop(store);
+    let file = directory.path().join("segment-00000001.live");
+    let mut bytes = fs::read(&file).unwrap();
+    let prompts: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at..].starts_with(b"SPOf\x04")).collect();
+    assert_eq!(prompts.len(), 2, "of four records, three with long prompts");
+    bytes[prompts[0] + 60] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    assert!(matches!(open(directory.path(), Mode::Append), Err(Error::Corrupt { .. })));
+    let skipping = Options { on_damage: OnDamage::Skip, ..options(Mode::Read) };
+    let store = Store::open(directory.path(), skipping, GO_ON()).unwrap();
+    let readable = |id: u64| store.read_many(&[id], Columns::ALL, GO_ON()).is_ok();
+    assert_eq!([ids, more].concat().into_iter().map(readable).collect::<Vec<_>>(), [true, false, false, true]);
 }
 
 #[test]

@@ -201,6 +201,9 @@ def test_wrong_uses_have_clear_errors(tmp_path: Path) -> None:
         TrajectoryStore.open(tmp_path / "none")
     with pytest.raises(ValueError, match="mode must be"):
         TrajectoryStore.open(tmp_path, "w")  # type: ignore[arg-type]
+    for size in (0, 2**31):
+        with pytest.raises(ValueError, match="segment_bytes"):
+            open_store(tmp_path, segment_bytes=size)
     store = open_store(tmp_path)
     with pytest.raises(StoreError, match="no record 99"):
         store[99]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use spo_core::trajectory::Trajectory;
 use spo_core::trajectory::batch::{decode_trajectories, encode_trajectories};
-use spo_core::trajectory::record::{self, Columns};
+use spo_core::trajectory::record::{self, Columns, Encoded, Prompt};
 use spo_core::{Error, Interrupt};
 
 fn sample() -> Trajectory {
@@ -58,7 +58,7 @@ fn any_trajectory() -> impl Strategy<Value = Trajectory> {
 
 fn encoded(trajectory: &Trajectory) -> Vec<u8> {
     let mut bytes = Vec::new();
-    record::encode(trajectory, &mut bytes).unwrap();
+    Encoded::new(trajectory).unwrap().put(Prompt::Inline, &mut bytes);
     bytes
 }
 
@@ -118,18 +118,18 @@ fn lengths_beyond_the_caps_are_refused_before_anything_is_allocated() {
     // version 1, one stream, tag 1 (scalars), zstd, a raw length of 2^62, a stored length of 1
     let mut bytes = vec![1, 1, 1, 1];
     bytes.extend_from_slice(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40, 1, 0]);
-    let damage = record::decode(&bytes, Columns::ALL).unwrap_err();
+    let damage = record::decode(&bytes, Columns::ALL).err().unwrap();
     assert!(damage.what.contains("the limit is"), "{}", damage.what);
 }
 
 #[test]
 fn columns_that_are_not_wanted_are_left_out() {
     let bytes = encoded(&sample());
-    let scalars = record::decode(&bytes, Columns::SCALARS).unwrap();
+    let scalars = record::decode(&bytes, Columns::SCALARS).unwrap().trajectory;
     assert_eq!((scalars.reward, scalars.seed), (-1.0, u64::MAX));
     assert!(scalars.prompt_tokens.is_empty() && scalars.response_tokens.is_empty());
     assert_eq!(scalars.behavior_logprobs, None);
-    let responses = record::decode(&bytes, Columns { response: true, ..Columns::SCALARS }).unwrap();
+    let responses = record::decode(&bytes, Columns { response: true, ..Columns::SCALARS }).unwrap().trajectory;
     assert_eq!(responses.response_tokens, sample().response_tokens);
 }
 
@@ -173,4 +173,20 @@ fn each_wrong_field_is_named() {
         let error = trajectory.validate().unwrap_err();
         assert!(matches!(&error, Error::Invalid(text) if text.starts_with(field)), "{field}: {error}");
     }
+}
+
+#[test]
+fn a_record_may_leave_its_prompt_to_a_frame_of_its_own() {
+    let trajectory = Trajectory { prompt_tokens: (0..500).map(|at| at * 7919 % 5000).collect(), ..sample() };
+    let encoded = Encoded::new(&trajectory).unwrap();
+    let (mut bytes, shared) = (Vec::new(), encoded.shareable_prompt().unwrap());
+    encoded.put(Prompt::At(12_345), &mut bytes);
+    assert!(bytes.len() + 400 < shared.len());
+    let decoded = record::decode(&bytes, Columns::ALL).unwrap();
+    assert_eq!(decoded.prompt_at, Some((12_345, 500)));
+    let prompt_tokens = record::decode_prompt(&shared, 500).unwrap();
+    assert_eq!(Trajectory { prompt_tokens, ..decoded.trajectory }, trajectory);
+    assert!(record::decode_prompt(&shared, 499).is_err());
+    assert!(record::decode(&bytes, Columns::ALL).unwrap().whole().is_err(), "no message may refer to a store's file");
+    assert!(Encoded::new(&sample()).unwrap().shareable_prompt().is_none(), "a short prompt is not worth a frame");
 }

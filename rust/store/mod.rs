@@ -36,7 +36,7 @@ pub use recovery::OnDamage;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::trajectory::Trajectory;
-use crate::trajectory::record::{self, Columns};
+use crate::trajectory::record::{Columns, Encoded};
 use id::{record_id, split_id};
 use index::{Names, Row};
 use segment::{Segment, read_record};
@@ -45,7 +45,9 @@ use writer::{Poison, Writer, Written};
 
 /// Size at which a segment is sealed.
 pub const SEGMENT_BYTES: u64 = 256 << 20;
-/// Most encoded bytes of one append: keeps every offset in 32 bits.
+/// Largest size that may be chosen instead.
+pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+/// Most encoded bytes of one append: with the largest segment, keeps every offset in 32 bits.
 pub const MAX_APPEND_BYTES: usize = 1 << 30;
 
 /// A torn tail that was cut off when the store was opened: an append that never completed.
@@ -136,15 +138,14 @@ impl Store {
         if trajectories.is_empty() {
             return Ok(Vec::new());
         }
-        let payloads = encode_all(trajectories, interrupt)?;
+        let records = encode_all(trajectories, interrupt)?;
         let mut writer = lock(writer);
         self.poison.check()?;
-        let bytes: usize = payloads.iter().map(Vec::len).sum();
-        self.rotate_if_full(&mut writer, bytes as u64, payloads.len())?;
-        let written = writer.append(&payloads, &self.poison)?;
-        self.index_written(&writer, &written, &payloads, trajectories);
-        let ids = (written.sequence..).take(payloads.len());
-        Ok(ids.map(|sequence| record_id(written.number, sequence)).collect())
+        let bytes: usize = records.iter().map(Encoded::num_bytes).sum();
+        self.rotate_if_full(&mut writer, bytes as u64, records.len())?;
+        let written = writer.append(&records, &self.poison)?;
+        self.index_written(&writer, &written, trajectories);
+        Ok(written.frames.iter().map(|frame| record_id(written.number, frame.sequence)).collect())
     }
 
     /// Makes everything appended before the call durable. Calls from several threads share one sync.
@@ -256,28 +257,22 @@ impl Store {
         Ok(())
     }
 
-    fn index_written<T: AsRef<Trajectory>>(
-        &self,
-        writer: &Writer,
-        written: &Written,
-        payloads: &[Vec<u8>],
-        trajectories: &[T],
-    ) {
+    fn index_written<T: AsRef<Trajectory>>(&self, writer: &Writer, written: &Written, trajectories: &[T]) {
         let mut state = self.state_mut();
         let State { names, segments } = &mut *state;
         let Some(segment) = segments.get_mut(&written.number) else { return };
         // A refresh by another thread may have found the append already.
-        if segment.sequence > written.sequence {
+        if segment.sequence == writer.sequence {
             return;
         }
-        for (at, (payload, trajectory)) in payloads.iter().zip(trajectories).enumerate() {
+        for (frame, trajectory) in written.frames.iter().zip(trajectories) {
             let trajectory = trajectory.as_ref();
             segment.rows.push(Row {
                 time_us: written.time_us,
                 reward: trajectory.reward,
-                sequence: written.sequence + at as u32,
-                offset: written.offsets[at] as u32,
-                length: payload.len() as u32,
+                sequence: frame.sequence,
+                offset: frame.offset,
+                length: frame.length,
                 source: names.number(&trajectory.source),
                 problem: names.number(&trajectory.problem_id),
                 prompt: trajectory.prompt_tokens.len() as u32,
@@ -308,24 +303,23 @@ impl Store {
     }
 }
 
-fn encode_all<T: AsRef<Trajectory>>(trajectories: &[T], interrupt: Interrupt<'_>) -> Result<Vec<Vec<u8>>> {
-    let mut payloads = Vec::with_capacity(trajectories.len());
+fn encode_all<T: AsRef<Trajectory>>(trajectories: &[T], interrupt: Interrupt<'_>) -> Result<Vec<Encoded>> {
+    let mut records = Vec::with_capacity(trajectories.len());
     let mut bytes = 0;
     for trajectory in trajectories {
         interrupt.check()?;
-        let mut payload = Vec::new();
         trajectory.as_ref().validate()?;
-        record::encode(trajectory.as_ref(), &mut payload)?;
-        bytes += payload.len();
-        payloads.push(payload);
+        let record = Encoded::new(trajectory.as_ref())?;
+        bytes += record.num_bytes();
+        records.push(record);
     }
-    if bytes > MAX_APPEND_BYTES || payloads.len() > MAX_SEGMENT_RECORDS {
-        let count = payloads.len();
+    if bytes > MAX_APPEND_BYTES || records.len() > MAX_SEGMENT_RECORDS {
+        let count = records.len();
         return Err(Error::invalid(format!(
             "{count} trajectories of {bytes} bytes are too many for one append; split them"
         )));
     }
-    Ok(payloads)
+    Ok(records)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

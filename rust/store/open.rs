@@ -11,7 +11,7 @@ use super::recovery::{OnDamage, read_start, unreadable};
 use super::segment::Segment;
 use super::shard::{SegmentHeader, trailer};
 use super::writer::{Poison, SyncFn, Writer};
-use super::{SEGMENT_BYTES, State, Store, TornTail};
+use super::{MAX_SEGMENT_BYTES, SEGMENT_BYTES, State, Store, TornTail};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
@@ -56,6 +56,9 @@ pub(super) fn open(directory: &Path, options: Options, interrupt: Interrupt<'_>)
     let append = options.mode == Mode::Append;
     if append && options.on_damage == OnDamage::Skip {
         return Err(Error::invalid("damage can only be skipped with mode \"r\""));
+    }
+    if !(1..=MAX_SEGMENT_BYTES).contains(&options.segment_bytes) {
+        return Err(Error::invalid(format!("segment_bytes must be from 1 to {MAX_SEGMENT_BYTES}")));
     }
     let identity = if append { make_identity(directory, &options)? } else { read_identity(directory)? };
     if let Some(tokenizer) = options.tokenizer.as_ref().filter(|tokenizer| **tokenizer != identity.tokenizer) {

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::trajectory::Trajectory;
 use crate::trajectory::bytes::Damage;
-use crate::trajectory::record::{self, Columns};
+use crate::trajectory::record::{self, Columns, Decoded};
 
 /// An open segment.
 pub struct Segment {
@@ -82,6 +82,7 @@ impl Segment {
                 Kind::Trajectory => {
                     pending.push(row_of(&frame, names).map_err(|damage| self.corrupt(frame.offset, damage))?)
                 }
+                Kind::Prompt => {}
                 Kind::Header => {
                     let what = "a second file header".to_owned();
                     return Err(self.corrupt(frame.offset, Damage { offset: 0, what }));
@@ -157,7 +158,20 @@ pub fn read_record(file: &File, path: &Path, row: &Row, columns: Columns) -> Res
     if header.kind != Kind::Trajectory || header.sequence != row.sequence || payload.len() != row.length as usize {
         return Err(corrupt(Damage { offset: 0, what: "the record is not where the index has it".to_owned() }));
     }
-    record::decode(payload, columns).map_err(corrupt)
+    let Decoded { mut trajectory, prompt_at } = record::decode(payload, columns).map_err(corrupt)?;
+    if let Some((at, count)) = prompt_at {
+        trajectory.prompt_tokens = read_prompt(file, path, u64::from(at), count)?;
+    }
+    Ok(trajectory)
+}
+
+fn read_prompt(file: &File, path: &Path, offset: u64, count: usize) -> Result<Vec<i32>> {
+    let corrupt = |what: String| Error::Corrupt { path: path.to_owned(), offset, what };
+    let (header, payload) = read_frame(file, path, offset)?;
+    if header.kind != Kind::Prompt {
+        return Err(corrupt("a record refers to this frame as its prompt".to_owned()));
+    }
+    record::decode_prompt(&payload, count).map_err(|damage| corrupt(damage.what))
 }
 
 fn read_frame(file: &File, path: &Path, offset: u64) -> Result<(FrameHeader, Vec<u8>)> {

@@ -39,6 +39,8 @@ pub enum Kind {
     Trajectory = 2,
     /// The index rows of a sealed file; its last frame.
     Footer = 3,
+    /// A prompt that later trajectory frames of the file refer to by its offset.
+    Prompt = 4,
 }
 
 /// A frame without its payload.
@@ -96,6 +98,7 @@ impl FrameHeader {
             1 => Kind::Header,
             2 => Kind::Trajectory,
             3 => Kind::Footer,
+            4 => Kind::Prompt,
             other => return Err(cursor.damage(format!("frames of kind {other} are from another version"))),
         };
         if flags & !BATCH_END != 0 || zero != 0 || nought != 0 || length as usize > MAX_PAYLOAD_BYTES {

@@ -2,15 +2,19 @@
 //! fdatasync shared by all who wait for it. After a failed sync nobody knows what is on the disk, so the writer refuses
 //! everything from then on.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use xxhash_rust::xxh3::xxh3_128;
+
 use super::files::{self, SegmentName};
 use super::id::MAX_SEGMENT_NUMBER;
 use super::shard::{FRAME_HEADER_BYTES, FrameHeader, Kind, SegmentHeader, trailer};
 use crate::error::{Error, Result};
+use crate::trajectory::record::{Encoded, Prompt};
 
 /// Makes a file's content durable; replaced in tests of what happens when that fails.
 pub type SyncFn = Arc<dyn Fn(&File) -> std::io::Result<()> + Send + Sync>;
@@ -30,18 +34,29 @@ pub struct Writer {
     /// Sequence number of the next frame.
     pub sequence: u32,
     last_time_us: u64,
+    /// Offsets of the prompts in the segment, by content.
+    prompts: HashMap<u128, u32>,
 }
 
-/// Where an append put its frames.
+/// Where an append put its records.
 pub struct Written {
     /// Segment that has them.
     pub number: u32,
-    /// Sequence number of the first.
-    pub sequence: u32,
-    /// Offset of each.
-    pub offsets: Vec<u64>,
+    /// The frame of each record.
+    pub frames: Vec<WrittenFrame>,
     /// When.
     pub time_us: u64,
+}
+
+/// A record's frame.
+#[derive(Debug, Clone, Copy)]
+pub struct WrittenFrame {
+    /// Its sequence number.
+    pub sequence: u32,
+    /// Its offset.
+    pub offset: u32,
+    /// Bytes of its payload.
+    pub length: u32,
 }
 
 impl Writer {
@@ -55,7 +70,18 @@ impl Writer {
     ) -> Result<Self> {
         let (number, file, length) = create_segment(directory, store_id, tokenizer)?;
         let (directory, tokenizer) = (directory.to_owned(), tokenizer.to_owned());
-        Ok(Writer { directory, store_id, tokenizer, sync, number, file, length, sequence: 1, last_time_us })
+        Ok(Writer {
+            directory,
+            store_id,
+            tokenizer,
+            sync,
+            number,
+            file,
+            length,
+            sequence: 1,
+            last_time_us,
+            prompts: HashMap::new(),
+        })
     }
 
     /// A writer that goes on behind the last whole append of a segment whose own writer is gone.
@@ -70,24 +96,53 @@ impl Writer {
     ) -> Result<Self> {
         let (directory, tokenizer) = (directory.to_owned(), header.tokenizer.clone());
         let (store_id, number) = (header.store_id, header.number);
-        Ok(Writer { directory, store_id, tokenizer, sync, number, file, length, sequence, last_time_us })
+        Ok(Writer {
+            directory,
+            store_id,
+            tokenizer,
+            sync,
+            number,
+            file,
+            length,
+            sequence,
+            last_time_us,
+            prompts: HashMap::new(),
+        })
     }
 
-    /// Writes one frame a payload. On an error nothing of it stays; if that cannot be assured, `poison` is told.
-    pub fn append(&mut self, payloads: &[Vec<u8>], poison: &Poison) -> Result<Written> {
+    /// Writes a frame for each record, and before it one for its prompt if that is worth sharing and new in the segment.
+    /// On an error nothing of it stays; if that cannot be assured, `poison` is told.
+    pub fn append(&mut self, records: &[Encoded], poison: &Poison) -> Result<Written> {
         let time_us = files::now_us().max(self.last_time_us);
-        let mut bytes = Vec::with_capacity(payloads.iter().map(|payload| payload.len() + FRAME_HEADER_BYTES).sum());
-        let mut offsets = Vec::with_capacity(payloads.len());
-        for (at, payload) in payloads.iter().enumerate() {
-            offsets.push(self.length + bytes.len() as u64);
-            let (sequence, last) = (self.sequence + at as u32, at + 1 == payloads.len());
-            FrameHeader::of(Kind::Trajectory, last, sequence, time_us, payload).put(payload, &mut bytes);
+        let mut bytes = Vec::with_capacity(records.iter().map(|record| record.num_bytes() + FRAME_HEADER_BYTES).sum());
+        let (mut sequence, mut frames) = (self.sequence, Vec::with_capacity(records.len()));
+        let mut new_prompts = HashMap::new();
+        let mut put = |kind: Kind, last: bool, payload: &[u8], bytes: &mut Vec<u8>| {
+            let offset = (self.length + bytes.len() as u64) as u32;
+            FrameHeader::of(kind, last, sequence, time_us, payload).put(payload, bytes);
+            sequence += 1;
+            WrittenFrame { sequence: sequence - 1, offset, length: payload.len() as u32 }
+        };
+        let mut payload = Vec::new();
+        for (at, record) in records.iter().enumerate() {
+            let prompt = match record.shareable_prompt() {
+                None => Prompt::Inline,
+                Some(prompt) => {
+                    let content = xxh3_128(&prompt);
+                    let known = self.prompts.get(&content).or_else(|| new_prompts.get(&content)).copied();
+                    let offset = known.unwrap_or_else(|| put(Kind::Prompt, false, &prompt, &mut bytes).offset);
+                    new_prompts.insert(content, offset);
+                    Prompt::At(offset)
+                }
+            };
+            payload.clear();
+            record.put(prompt, &mut payload);
+            frames.push(put(Kind::Trajectory, at + 1 == records.len(), &payload, &mut bytes));
         }
         self.write(&bytes, poison)?;
-        let written = Written { number: self.number, sequence: self.sequence, offsets, time_us };
-        self.sequence += payloads.len() as u32;
-        self.last_time_us = time_us;
-        Ok(written)
+        self.prompts.extend(new_prompts);
+        (self.sequence, self.last_time_us) = (sequence, time_us);
+        Ok(Written { number: self.number, frames, time_us })
     }
 
     /// Seals the segment with this footer and goes on in a new one. Everything appended so far is durable then.
@@ -101,6 +156,7 @@ impl Writer {
         self.sync_file(&self.file, poison)?;
         let sealed = self.number;
         (self.number, self.file, self.length, self.sequence) = (number, file, length, 1);
+        self.prompts.clear();
         files::rename_sealed(&self.directory, sealed)
     }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::Trajectory;
 use super::bytes::{Cursor, Damage, put_bytes, put_varint};
-use super::record::{self, Columns, MAX_RECORD_BYTES};
+use super::record::{self, Columns, Decoded, Encoded, MAX_RECORD_BYTES, Prompt};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
@@ -33,7 +33,7 @@ pub fn encode_trajectories<T: AsRef<Trajectory>>(trajectories: &[T], interrupt: 
     for trajectory in trajectories {
         interrupt.check()?;
         encoded.clear();
-        record::encode(trajectory.as_ref(), &mut encoded)?;
+        Encoded::new(trajectory.as_ref())?.put(Prompt::Inline, &mut encoded);
         put_bytes(&mut out, &encoded);
     }
     out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
@@ -65,6 +65,7 @@ pub fn decode_trajectories(bytes: &[u8], interrupt: Interrupt<'_>) -> Result<Vec
         let start = cursor.offset();
         let encoded = cursor.take(length, "record").map_err(corrupt)?;
         let trajectory = record::decode(encoded, Columns::ALL)
+            .and_then(Decoded::whole)
             .map_err(|damage| corrupt(Damage { offset: start + damage.offset, ..damage }))?;
         trajectory.validate().map_err(|error| corrupt(Damage { offset: start, what: error.to_string() }))?;
         trajectories.push(trajectory);

@@ -3,6 +3,9 @@
 //! frame where that is smaller, else raw bytes. Tokens are LEB128; logprobs are split into byte planes (the sign and
 //! exponent bytes compress, the mantissa bytes hardly do). No checksum: whoever frames the record adds it.
 //!
+//! A store keeps a prompt that many records share once: then the record has, instead of the prompt, the place of a frame
+//! with it.
+//!
 //! ```text
 //! version:u8  count:u8  count × { tag:u8  codec:u8  raw_length:varint  stored_length:varint }  streams…
 //! ```
@@ -26,6 +29,7 @@ const PROMPT: u8 = 2;
 const RESPONSE: u8 = 3;
 const BEHAVIOR: u8 = 4;
 const REFERENCE: u8 = 5;
+const PROMPT_AT: u8 = 6;
 const STREAMS: usize = 5;
 
 const RAW: u8 = 0;
@@ -52,42 +56,131 @@ impl Columns {
     pub const SCALARS: Columns = Columns { prompt: false, response: false, behavior: false, reference: false };
 }
 
-/// Appends the encoded record. The trajectory must be valid ([`Trajectory::validate`]).
-pub fn encode(trajectory: &Trajectory, out: &mut Vec<u8>) -> Result<()> {
-    let mut streams = vec![
-        (SCALARS, scalars(trajectory)),
-        (PROMPT, leb128(&trajectory.prompt_tokens)),
-        (RESPONSE, leb128(&trajectory.response_tokens)),
-    ];
-    streams.extend(trajectory.behavior_logprobs.as_ref().map(|column| (BEHAVIOR, planes(column))));
-    streams.extend(trajectory.reference_logprobs.as_ref().map(|column| (REFERENCE, planes(column))));
-    out.extend_from_slice(&[RECORD_VERSION, streams.len() as u8]);
-    let mut body = Vec::new();
-    for (tag, raw) in &streams {
-        if raw.len() > MAX_STREAM_BYTES {
-            let length = raw.len();
-            return Err(Error::invalid(format!("metadata takes {length} bytes, the limit is {MAX_STREAM_BYTES}")));
-        }
-        let compressed = compress(raw)?;
-        let (codec, stored) = if compressed.len() < raw.len() { (ZSTD, &compressed) } else { (RAW, raw) };
-        out.extend_from_slice(&[*tag, codec]);
-        put_varint(out, raw.len() as u64);
-        put_varint(out, stored.len() as u64);
-        body.extend_from_slice(stored);
-    }
-    out.extend_from_slice(&body);
-    Ok(())
+/// A shared prompt replaces an offset and a frame's header, so a short one is no gain.
+const MIN_SHARED_BYTES: usize = 64;
+
+/// Where the prompt of an encoded record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prompt {
+    /// In the record.
+    Inline,
+    /// In a frame of its own at this offset of the record's file.
+    At(u32),
 }
 
-/// Decodes a whole record. Columns that are not wanted come back empty (tokens) or absent (logprobs).
-pub fn decode(bytes: &[u8], columns: Columns) -> Result<Trajectory, Damage> {
+/// A trajectory's streams, compressed, before it is decided where the prompt goes.
+pub struct Encoded {
+    streams: Vec<EncodedStream>,
+}
+
+struct EncodedStream {
+    tag: u8,
+    codec: u8,
+    raw_length: usize,
+    stored: Vec<u8>,
+}
+
+impl Encoded {
+    /// Encodes a trajectory, which must be valid ([`Trajectory::validate`]).
+    pub fn new(trajectory: &Trajectory) -> Result<Self> {
+        let mut streams = vec![
+            EncodedStream::new(SCALARS, scalars(trajectory))?,
+            EncodedStream::new(PROMPT, leb128(&trajectory.prompt_tokens))?,
+            EncodedStream::new(RESPONSE, leb128(&trajectory.response_tokens))?,
+        ];
+        for (tag, column) in [(BEHAVIOR, &trajectory.behavior_logprobs), (REFERENCE, &trajectory.reference_logprobs)] {
+            if let Some(column) = column {
+                streams.push(EncodedStream::new(tag, planes(column))?);
+            }
+        }
+        Ok(Encoded { streams })
+    }
+
+    /// Bytes of the streams.
+    pub fn num_bytes(&self) -> usize {
+        self.streams.iter().map(|stream| stream.stored.len()).sum()
+    }
+
+    /// The prompt as a frame of its own holds it, if sharing it may save something.
+    pub fn shareable_prompt(&self) -> Option<Vec<u8>> {
+        let prompt =
+            self.streams.iter().find(|stream| stream.tag == PROMPT && stream.stored.len() >= MIN_SHARED_BYTES)?;
+        let mut out = Vec::with_capacity(prompt.stored.len() + 8);
+        out.extend_from_slice(&[RECORD_VERSION, 1]);
+        prompt.put_entry(&mut out);
+        out.extend_from_slice(&prompt.stored);
+        Some(out)
+    }
+
+    /// Appends the record.
+    pub fn put(&self, prompt: Prompt, out: &mut Vec<u8>) {
+        let mut place = Vec::new();
+        if let Prompt::At(offset) = prompt {
+            put_varint(&mut place, u64::from(offset));
+        }
+        let place = EncodedStream { tag: PROMPT_AT, codec: RAW, raw_length: place.len(), stored: place };
+        let chosen = |stream| match prompt {
+            Prompt::At(_) if (stream as &EncodedStream).tag == PROMPT => &place,
+            _ => stream,
+        };
+        out.extend_from_slice(&[RECORD_VERSION, self.streams.len() as u8]);
+        for stream in self.streams.iter().map(chosen) {
+            stream.put_entry(out);
+        }
+        for stream in self.streams.iter().map(chosen) {
+            out.extend_from_slice(&stream.stored);
+        }
+    }
+}
+
+impl EncodedStream {
+    fn new(tag: u8, raw: Vec<u8>) -> Result<Self> {
+        let raw_length = raw.len();
+        if raw_length > MAX_STREAM_BYTES {
+            return Err(Error::invalid(format!("metadata takes {raw_length} bytes, the limit is {MAX_STREAM_BYTES}")));
+        }
+        let compressed = compress(&raw)?;
+        let (codec, stored) = if compressed.len() < raw_length { (ZSTD, compressed) } else { (RAW, raw) };
+        Ok(EncodedStream { tag, codec, raw_length, stored })
+    }
+
+    fn put_entry(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[self.tag, self.codec]);
+        put_varint(out, self.raw_length as u64);
+        put_varint(out, self.stored.len() as u64);
+    }
+}
+
+/// A record, which lacks its prompt if that is elsewhere.
+pub struct Decoded {
+    /// The trajectory.
+    pub trajectory: Trajectory,
+    /// Where its prompt is, if that is wanted and not in the record: offset of the frame, and number of tokens.
+    pub prompt_at: Option<(u32, usize)>,
+}
+
+impl Decoded {
+    /// The trajectory, where no frame but the record itself can hold its prompt.
+    pub fn whole(self) -> Result<Trajectory, Damage> {
+        match self.prompt_at {
+            None => Ok(self.trajectory),
+            Some(_) => Err(Damage { offset: 0, what: "the record's prompt is not in it".to_owned() }),
+        }
+    }
+}
+
+/// Decodes a record. Columns that are not wanted come back empty (tokens) or absent (logprobs).
+pub fn decode(bytes: &[u8], columns: Columns) -> Result<Decoded, Damage> {
     let streams = directory(bytes)?;
     let find = |tag: u8| streams.iter().find(|stream| stream.tag == tag);
     let required =
         |tag: u8, what: &str| find(tag).ok_or_else(|| Damage { offset: 0, what: format!("the record has no {what}") });
     let (mut trajectory, prompt, response) = read_scalars(&required(SCALARS, "scalars")?.content()?)?;
-    if columns.prompt {
-        trajectory.prompt_tokens = read_leb128(&required(PROMPT, "prompt")?.content()?, prompt)?;
+    let mut prompt_at = None;
+    match find(PROMPT_AT) {
+        _ if !columns.prompt => {}
+        Some(stream) => prompt_at = Some((read_place(&stream.content()?)?, prompt)),
+        None => trajectory.prompt_tokens = read_leb128(&required(PROMPT, "prompt")?.content()?, prompt)?,
     }
     if columns.response {
         trajectory.response_tokens = read_leb128(&required(RESPONSE, "response")?.content()?, response)?;
@@ -98,7 +191,22 @@ pub fn decode(bytes: &[u8], columns: Columns) -> Result<Trajectory, Damage> {
     };
     trajectory.behavior_logprobs = logprobs(columns.behavior, BEHAVIOR)?;
     trajectory.reference_logprobs = logprobs(columns.reference, REFERENCE)?;
-    Ok(trajectory)
+    Ok(Decoded { trajectory, prompt_at })
+}
+
+/// The tokens of a shared prompt, of which there must be `count`.
+pub fn decode_prompt(bytes: &[u8], count: usize) -> Result<Vec<i32>, Damage> {
+    match directory(bytes)?.as_slice() {
+        [stream] if stream.tag == PROMPT => read_leb128(&stream.content()?, count),
+        _ => Err(Damage { offset: 0, what: "the frame holds something else than a prompt".to_owned() }),
+    }
+}
+
+fn read_place(bytes: &[u8]) -> Result<u32, Damage> {
+    let mut cursor = Cursor::new(bytes);
+    let offset = cursor.length(u32::MAX as usize, "the prompt's offset")?;
+    cursor.finish("the prompt's offset")?;
+    Ok(offset as u32)
 }
 
 /// The scalars of a record (all columns empty), and the lengths of its prompt and response; decompresses nothing else.
@@ -154,7 +262,7 @@ fn directory(bytes: &[u8]) -> Result<Vec<Stream<'_>>, Damage> {
         let codec = cursor.byte("stream codec")?;
         let raw_length = cursor.length(MAX_STREAM_BYTES, "raw stream length")?;
         let stored_length = cursor.length(MAX_STREAM_BYTES, "stored stream length")?;
-        let known = (SCALARS..=REFERENCE).contains(&tag);
+        let known = (SCALARS..=PROMPT_AT).contains(&tag);
         if !known || entries.iter().any(|&(other, ..)| other == tag) {
             return Err(cursor.damage(format!("stream tag {tag} is unknown or repeated")));
         }

@@ -29,6 +29,12 @@ pub fn trajectory(number: u64) -> Trajectory {
     }
 }
 
+/// The same with a prompt long enough to be shared, of which there are two.
+pub fn with_long_prompt(number: u64) -> Trajectory {
+    let prompt_tokens = (0..100).map(|at| at * 7919 % 1000 + (number % 2) as i32).collect();
+    Trajectory { prompt_tokens, ..trajectory(number) }
+}
+
 /// Options for the tests' tokenizer.
 pub fn options(mode: Mode) -> Options {
     Options::new(mode, Some("tests"))
