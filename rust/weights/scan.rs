@@ -12,10 +12,20 @@ pub(super) fn changes(old: &[u16], new: &[u16], changes: &mut Vec<Change>) {
     let (new_groups, new_rest) = new.as_chunks::<GROUP>();
     for (group, (old, new)) in old_groups.iter().zip(new_groups).enumerate() {
         if differ(old, new) {
-            collect(old, new, group * GROUP, changes);
+            let mut left = difference_bits(old, new);
+            while left != 0 {
+                let place = left.trailing_zeros() as usize;
+                left &= left - 1;
+                changes.push(((group * GROUP + place) as u32, new[place]));
+            }
         }
     }
-    collect(old_rest, new_rest, old_groups.len() * GROUP, changes);
+    let start = old_groups.len() * GROUP;
+    for (place, (old, new)) in old_rest.iter().zip(new_rest).enumerate() {
+        if old != new {
+            changes.push(((start + place) as u32, *new));
+        }
+    }
 }
 
 /// Without early exit, so that it compiles to a handful of vector instructions.
@@ -28,10 +38,15 @@ fn differ(old: &[u16; GROUP], new: &[u16; GROUP]) -> bool {
     difference != 0
 }
 
-fn collect(old: &[u16], new: &[u16], start: usize, changes: &mut Vec<Change>) {
-    for (place, (old, new)) in old.iter().zip(new).enumerate() {
-        if old != new {
-            changes.push(((start + place) as u32, *new));
-        }
+/// One bit for each element, set where they differ.
+#[inline(always)]
+fn difference_bits(old: &[u16; GROUP], new: &[u16; GROUP]) -> u32 {
+    let mut flags = [0u8; GROUP];
+    for (flag, (old, new)) in flags.iter_mut().zip(old.iter().zip(new)) {
+        *flag = u8::from(old != new);
     }
+    // The multiplication moves the lowest bits of eight bytes side by side into the highest byte.
+    let gather = |flags: &[u8; 8]| (u64::from_le_bytes(*flags).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32;
+    let bytes = flags.as_chunks::<8>().0.iter().enumerate();
+    bytes.fold(0, |bits, (index, flags)| bits | gather(flags) << (8 * index))
 }

@@ -14,6 +14,8 @@ const LONG_STEP: u8 = CLASSES - 1;
 /// Bit lengths of a gap within a chunk: 0 to 18.
 const GAP_LENGTHS: u8 = super::CHUNK_ELEMENTS.ilog2() as u8 + 1;
 const ZSTD_LEVEL: i32 = 1;
+/// Zeros behind the gap bits.
+const PADDING: usize = 8;
 /// Marks a long step that takes two more bytes.
 const THREE_BYTES: u8 = 255;
 /// Bits that a symbol costs after coding, about; for choosing between codings.
@@ -112,75 +114,72 @@ impl SparseWriter {
 }
 
 /// Reads the changes of sparse chunks back.
-pub(super) struct SparseReader<'a> {
-    symbols: std::vec::IntoIter<u8>,
-    gap_bits: &'a [u8],
+pub(super) struct SparseReader {
+    symbols: Vec<u8>,
+    next_symbol: usize,
+    /// With [`PADDING`] behind, so that eight bytes can be read anywhere.
+    gap_bits: Vec<u8>,
     next_bit: usize,
     long_steps: std::vec::IntoIter<u8>,
 }
 
-impl<'a> SparseReader<'a> {
+impl SparseReader {
     /// Opens the three streams of a patch for `elements` elements.
-    pub(super) fn new(symbols: &[u8], gap_bits: &'a [u8], long_steps: &[u8], elements: u64) -> Result<Self, String> {
+    pub(super) fn new(symbols: &[u8], gap_bits: &[u8], long_steps: &[u8], elements: u64) -> Result<Self, String> {
         let cap = usize::try_from(elements).map_err(|error| error.to_string())?;
         let symbols = decompress(symbols, cap)?;
-        let long_steps = decompress(long_steps, symbols.len() * 3)?;
-        Ok(SparseReader { symbols: symbols.into_iter(), gap_bits, next_bit: 0, long_steps: long_steps.into_iter() })
+        let long_steps = decompress(long_steps, symbols.len() * 3)?.into_iter();
+        let gap_bits = [gap_bits, &[0; PADDING]].concat();
+        Ok(SparseReader { symbols, next_symbol: 0, gap_bits, next_bit: 0, long_steps })
     }
 
     /// The next `count` changes, which belong to a chunk whose content is `old`.
     pub(super) fn read(&mut self, old: &[u16], count: u64) -> Result<Vec<Change>, String> {
-        if count > old.len() as u64 || count > self.symbols.len() as u64 {
-            return Err(format!("a chunk of {} elements with {count} changes", old.len()));
-        }
-        let mut changes = Vec::with_capacity(count as usize);
-        let mut next = 0usize;
-        for symbol in self.symbols.by_ref().take(count as usize) {
+        let end = usize::try_from(count).ok().and_then(|count| self.next_symbol.checked_add(count));
+        let symbols = end.and_then(|end| self.symbols.get(self.next_symbol..end));
+        let symbols = symbols.filter(|symbols| symbols.len() <= old.len());
+        let symbols = symbols.ok_or_else(|| format!("a chunk of {} elements with {count} changes", old.len()))?;
+        let mut changes: Vec<Change> = Vec::with_capacity(symbols.len());
+        let mut next = 0;
+        for &symbol in symbols {
             let (length, class) = (symbol / CLASSES, symbol % CLASSES);
             if length > GAP_LENGTHS {
                 return Err(format!("unknown symbol {symbol}"));
             }
-            let place = next + read_gap(self.gap_bits, &mut self.next_bit, u32::from(length))?;
-            let Some(&before) = old.get(place) else { return Err("a change beyond its chunk".into()) };
+            let place = next + read_gap(&self.gap_bits, &mut self.next_bit, length)?;
             let step = if class == LONG_STEP { read_long_step(&mut self.long_steps)? } else { step_of(class) };
-            changes.push((place as u32, from_monotone(monotone(before).wrapping_add(step))));
+            changes.push((place as u32, step));
             next = place + 1;
+        }
+        if next > old.len() {
+            return Err("a change beyond its chunk".into()); // places ascend, so the last one speaks for all
+        }
+        self.next_symbol += symbols.len();
+        // A loop of its own, short enough for many of its scattered reads to be under way at once.
+        for (place, step) in &mut changes {
+            *step = from_monotone(monotone(old[*place as usize]).wrapping_add(*step));
         }
         Ok(changes)
     }
 
     /// Makes sure that nothing is left.
     pub(super) fn finish(self) -> Result<(), String> {
-        let gap_bytes = self.next_bit.div_ceil(8);
-        if self.symbols.len() == 0 && self.long_steps.len() == 0 && gap_bytes == self.gap_bits.len() {
+        let gap_bytes = self.next_bit.div_ceil(8) + PADDING;
+        if self.next_symbol == self.symbols.len() && self.long_steps.len() == 0 && gap_bytes == self.gap_bits.len() {
             return Ok(());
         }
         Err("changes left over behind the last chunk".into())
     }
 }
 
+/// A gap of this bit length, whose bits below the highest come from `padded_bits`.
 #[inline(always)]
-fn read_gap(bits: &[u8], next_bit: &mut usize, length: u32) -> Result<usize, String> {
-    if length == 0 {
-        return Ok(0);
-    }
-    let (byte, shift) = (*next_bit / 8, *next_bit % 8);
-    let count = length - 1;
-    *next_bit += count as usize;
-    if *next_bit > bits.len() * 8 {
-        return Err("the gaps end early".into());
-    }
-    let word = match bits.get(byte..).and_then(|rest| rest.first_chunk::<8>()) {
-        Some(bytes) => u64::from_le_bytes(*bytes),
-        None => {
-            let mut bytes = [0; 8];
-            let rest = bits.get(byte..).unwrap_or_default();
-            bytes[..rest.len()].copy_from_slice(rest);
-            u64::from_le_bytes(bytes)
-        }
-    };
-    let low = (word >> shift) as u32 & !(u32::MAX << count);
-    Ok((1usize << count) | low as usize)
+fn read_gap(padded_bits: &[u8], next_bit: &mut usize, length: u8) -> Result<usize, String> {
+    let Some(count) = length.checked_sub(1) else { return Ok(0) };
+    let bytes = padded_bits.get(*next_bit / 8..).and_then(|rest| rest.first_chunk::<PADDING>());
+    let word = u64::from_le_bytes(*bytes.ok_or("the gaps end early")?) >> (*next_bit % 8);
+    *next_bit += usize::from(count);
+    Ok(1 << count | word as usize & ((1 << count) - 1))
 }
 
 /// One byte where the step is short enough, else three.
