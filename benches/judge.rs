@@ -22,6 +22,7 @@ fn submission() -> Submission {
     Submission {
         source: SOURCE.as_bytes().into(),
         tests: (0..NUM_TESTS).map(test).collect(),
+        function: None,
         checker: Checker::TOKENS,
         limits: Limits::default(),
         stop_on_first_failure: true,

@@ -15,6 +15,7 @@ fn submission(source: &str, tests: &[(&str, &str)]) -> Submission {
     Submission {
         source: source.as_bytes().into(),
         tests: tests.iter().map(test).collect(),
+        function: None,
         checker: Checker::TOKENS,
         limits: Limits { cpu_time_s: 1.0, ..Limits::default() },
         stop_on_first_failure: true,

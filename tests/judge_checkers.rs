@@ -38,6 +38,13 @@ fn each_checker_accepts_and_rejects_as_its_origin_does() {
         ("code_contests exact_int", "9007199254740993", "9007199254740992", false),
         ("code_contests exact_int", "1.0", "1", true), ("code_contests", "1 2", "1\u{b}2", true),
         ("code_contests", "1\u{c}2", "1 2", false),
+        ("call", "[1, 2]", "[1,2]", true), ("call", "[1, 2]", "[2, 1]", false), ("call", "6", "6.0", true),
+        ("call", "1", "true", true), ("call", "\"1\"", "1", false), ("call", "[6]", "6", true), ("call", "6", "[6]", false),
+        ("call", "[[1, 2]]", "[1, 2]", true), ("call", "{\"a\": 1, \"b\": 2}", "{\"b\": 2, \"a\": 1}", true),
+        ("call", "0.1", "0.1000001", false), ("call 1e-6", "0.1", "0.1000001", true), ("call", "null", "", false),
+        ("call", "null", "null", true), ("call", "[]", "null", false), ("call", "1", "NaN", false),
+        ("call", "123456789012345678901234567890", "123456789012345678901234567891", false),
+        ("call", "123456789012345678901234567890", "123456789012345678901234567890", true),
     ];
     for (name, expected, output, right) in cases {
         let accepted = checker(name).accepts(expected.as_bytes(), output.as_bytes());

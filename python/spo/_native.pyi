@@ -163,6 +163,7 @@ class Judge:
         source: bytes,
         tests: Sequence[tuple[bytes, bytes]],
         *,
+        function: str | None,
         checker: str,
         cpu_time_s: float,
         wall_time_s: float | None,

@@ -10,13 +10,14 @@ wrote, never on what it claims. This module turns no verdict into a reward; that
 """
 
 import contextlib
+import json
 import queue
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import trio
 
@@ -59,12 +60,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class TestCase:
-    """One test: what the program finds on stdin, and the output that is right for it (text is UTF-8)."""
+    """One test: what the program finds on stdin, and the output that is right for it (text is UTF-8).
+
+    In call mode (`Submission.fn_name`): the arguments, and the value that is right for them, of what JSON can hold.
+    """
 
     __test__ = False  # For pytest, which would collect it by its name.
 
     input: str | bytes = ""
-    output: str | bytes = ""
+    output: Any = ""
+    args: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,12 @@ class Submission:
     tests: Sequence[TestCase]
     language: str = "python"
     checker: str = "tokens"
-    """`tokens`, `lines`, `exact`, `unordered`, `floats [TOLERANCE]`, `kattis [FLAGS]`, `code_contests [exact_int]`."""
+    """`tokens`, `lines`, `exact`, `unordered`, `floats [TOLERANCE]`, `kattis [FLAGS]`, `code_contests [exact_int]`.
+
+    In call mode values are compared as Python does; `floats TOLERANCE` lets numbers differ.
+    """
+    fn_name: str | None = None
+    """Call mode: the function, of the module or of its class `Solution`, that each test calls."""
     stop_on_first_failure: bool = True
     """End at the first test that is not accepted, and that test at its first wrong token."""
     limits: Limits | None = None
@@ -159,15 +169,16 @@ class Judge:
         *,
         language: str = "python",
         checker: str = "tokens",
+        fn_name: str | None = None,
         stop_on_first_failure: bool = True,
         limits: Limits | None = None,
     ) -> Judgement:
         """Judges one program and waits for it; Ctrl-C cancels.
 
         Raises:
-            ValueError: There are no tests, or a setting is unknown or out of range.
+            ValueError: There are no tests, they do not fit the mode, or a setting is unknown or out of range.
         """
-        submission = Submission(source, tests, language, checker, stop_on_first_failure, limits)
+        submission = Submission(source, tests, language, checker, fn_name, stop_on_first_failure, limits)
         return self.judge_many([submission])[0]
 
     def judge_many(self, submissions: Iterable[Submission]) -> list[Judgement]:
@@ -199,11 +210,12 @@ class Judge:
         *,
         language: str = "python",
         checker: str = "tokens",
+        fn_name: str | None = None,
         stop_on_first_failure: bool = True,
         limits: Limits | None = None,
     ) -> Judgement:
         """Judges one program from a trio task; cancelling the task kills the program and frees its worker at once."""
-        submission = Submission(source, tests, language, checker, stop_on_first_failure, limits)
+        submission = Submission(source, tests, language, checker, fn_name, stop_on_first_failure, limits)
         await trio.lowlevel.checkpoint_if_cancelled()
         token, task = trio.lowlevel.current_trio_token(), trio.lowlevel.current_task()
         asleep = True
@@ -244,8 +256,9 @@ class Judge:
         limits = submission.limits if submission.limits is not None else self.limits
         return self._native.submit(
             _to_bytes(submission.source),
-            [(_to_bytes(test.input), _to_bytes(test.output)) for test in submission.tests],
-            checker=submission.checker,
+            [_test_bytes(index, test, submission.fn_name) for index, test in enumerate(submission.tests)],
+            function=submission.fn_name,
+            checker=submission.checker if submission.fn_name is None else _call_checker(submission.checker),
             cpu_time_s=limits.cpu_time_s,
             wall_time_s=limits.wall_time_s,
             memory_bytes=limits.memory_bytes,
@@ -258,6 +271,29 @@ class Judge:
 def _to_bytes(text: str | bytes) -> bytes:
     # What models write may hold lone surrogates, which have no UTF-8; the compiler then rejects the source.
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+
+
+def _test_bytes(index: int, test: TestCase, fn_name: str | None) -> tuple[bytes, bytes]:
+    """Input and expected output as the core takes them."""
+    if fn_name is not None:
+        if test.args is None:
+            raise ValueError(f"tests[{index}] has no args, which calling {fn_name}() needs")
+        try:
+            return json.dumps(list(test.args)).encode(), json.dumps(test.output, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"tests[{index}]: args and output must be what JSON can hold: {error}") from error
+    if test.args is not None:
+        raise ValueError(f"tests[{index}] has args, but there is no fn_name to call with them")
+    if not isinstance(test.output, str | bytes):
+        raise ValueError(f"tests[{index}].output is {type(test.output).__name__}: give str or bytes")
+    return _to_bytes(test.input), _to_bytes(test.output)
+
+
+def _call_checker(checker: str) -> str:
+    name, _, options = checker.partition(" ")
+    if name not in ("tokens", "floats"):
+        raise ValueError(f"checker is {checker!r}: with fn_name, give tokens (equal values) or floats TOLERANCE")
+    return "call" if name == "tokens" else f"call {options or 1e-6}"
 
 
 def _cancel(tickets: Iterable[_native.JudgeTicket]) -> None:

@@ -9,9 +9,9 @@ use crate::{Error, Result};
 /// One input and the output that is right for it. The bytes are shared, not copied, when cloned.
 #[derive(Clone, Debug)]
 pub struct TestCase {
-    /// What the program finds on stdin.
+    /// What the program finds on stdin; in call mode the arguments, a JSON list.
     pub input: Arc<[u8]>,
-    /// What it should write to stdout; this never reaches the sandbox.
+    /// What it should write to stdout, in call mode the value (JSON); this never reaches the sandbox.
     pub output: Arc<[u8]>,
 }
 
@@ -22,6 +22,8 @@ pub struct Submission {
     pub source: Arc<[u8]>,
     /// Run in this order.
     pub tests: Vec<TestCase>,
+    /// Call mode: the function, of the module or of its class `Solution`, that is called in each test.
+    pub function: Option<String>,
     /// When an output is right.
     pub checker: Checker,
     /// For each run.
@@ -31,7 +33,8 @@ pub struct Submission {
 }
 
 impl Submission {
-    /// The longest source and the longest input of a test.
+    const MAX_FUNCTION_NAME_BYTES: usize = 1 << 10;
+    /// The longest source.
     pub const MAX_SOURCE_BYTES: usize = 16 << 20;
     /// The longest input or output of a test.
     pub const MAX_TEST_BYTES: usize = 256 << 20;
@@ -39,6 +42,11 @@ impl Submission {
     /// `Error::Invalid` naming what is wrong.
     pub fn validate(&self) -> Result<()> {
         self.limits.validate()?;
+        if let Some(function) = &self.function
+            && (function.is_empty() || function.len() > Self::MAX_FUNCTION_NAME_BYTES)
+        {
+            return Err(Error::invalid(format!("fn_name is {function:?}: give a function's name")));
+        }
         if self.tests.is_empty() {
             return Err(Error::invalid("a submission without tests: nothing to judge it by"));
         }

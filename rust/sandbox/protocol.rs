@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! to the zygote     sources of the helper; configuration, a `key=value` a line
-//!                   P u64 memory_bytes                 + 2 descriptors: control socket, source   load a program
+//!                   P u64 memory_bytes, function       + 2 descriptors: control socket, source   load a program
 //!                   K                                                                            kill the template
 //! from the zygote   R version \n landlock ABI | E text | K
 //! to a template     R f64 cpu_time_s f64 wall_time_s   + 3 descriptors: stdin, stdout, stderr    run a test
@@ -124,9 +124,9 @@ pub(super) fn wait(descriptors: &mut [PollFd<'_>], deadline: Instant) -> Result<
     }
 }
 
-/// Asks the zygote to load a program.
-pub(super) fn load(memory_bytes: u64) -> Vec<u8> {
-    [b"P".as_slice(), &memory_bytes.to_ne_bytes()].concat()
+/// Asks the zygote to load a program; the function to call is empty for whole programs.
+pub(super) fn load(memory_bytes: u64, function: &str) -> Vec<u8> {
+    [b"P".as_slice(), &memory_bytes.to_ne_bytes(), function.as_bytes()].concat()
 }
 
 /// Asks the template for a run.

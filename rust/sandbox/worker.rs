@@ -110,10 +110,14 @@ impl Worker {
     }
 
     /// Has a program compiled in a process of its own, within the limits. Whether it compiles, its first run tells.
-    pub fn load(&mut self, source: &[u8], limits: &Limits) -> Result<Program> {
+    ///
+    /// With a `function`, each run calls that with the arguments that stdin holds (a JSON list), and writes the value
+    /// (JSON) in place of the program's own output.
+    pub fn load(&mut self, source: &[u8], function: Option<&str>, limits: &Limits) -> Result<Program> {
         let (ours, theirs) = message_sockets()?;
         let source = sealed_memory(source)?;
-        self.control.send(&protocol::load(limits.memory_bytes), &[theirs.as_fd(), source.as_fd()])?;
+        let request = protocol::load(limits.memory_bytes, function.unwrap_or_default());
+        self.control.send(&request, &[theirs.as_fd(), source.as_fd()])?;
         self.num_programs += 1;
         Ok(Program::new(Channel::new(ours), limits.clone()))
     }

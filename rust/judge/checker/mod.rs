@@ -9,7 +9,9 @@
 //! | `lines` | its lines are those expected, but for blanks at the end of each and empty lines at the end |
 //! | `unordered` | it has the same lines in any order, blanks ignored as in `tokens` |
 //! | `exact` | it has the same bytes |
+//! | `call [TOLERANCE]` | it is JSON for an equal value, as Python compares; for call mode |
 
+mod call;
 mod text;
 mod tokens;
 
@@ -31,6 +33,11 @@ pub enum Checker {
     Unordered,
     /// Byte by byte.
     Exact,
+    /// As values; numbers may differ by the tolerance, absolute or relative.
+    Call {
+        /// 0 unless given.
+        tolerance: f64,
+    },
 }
 
 /// The rule applied to one output.
@@ -51,8 +58,12 @@ impl Checker {
         match self {
             Checker::Tokens(rule) => Box::new(tokens::TokenComparison::new(rule.clone(), expected)),
             Checker::Exact => Box::new(text::Exact::new(expected)),
-            Checker::Lines => Box::new(text::Whole::new(expected, text::same_lines)),
-            Checker::Unordered => Box::new(text::Whole::new(expected, text::same_lines_in_any_order)),
+            Checker::Lines => whole(expected, text::same_lines),
+            Checker::Unordered => whole(expected, text::same_lines_in_any_order),
+            Checker::Call { tolerance } => {
+                let tolerance = *tolerance;
+                whole(expected, move |expected, output| call::same_value(expected, output, tolerance))
+            }
         }
     }
 
@@ -61,6 +72,10 @@ impl Checker {
         let mut comparison = self.compare(expected.into());
         comparison.feed(output) && comparison.finish()
     }
+}
+
+fn whole(expected: Arc<[u8]>, same: impl Fn(&[u8], &[u8]) -> bool + Send + 'static) -> Box<dyn Comparison + Send> {
+    Box::new(text::Whole::new(expected, same))
 }
 
 impl FromStr for Checker {
@@ -74,14 +89,16 @@ impl FromStr for Checker {
             ("lines", []) => Ok(Checker::Lines),
             ("unordered", []) => Ok(Checker::Unordered),
             ("exact", []) => Ok(Checker::Exact),
+            ("call", []) => Ok(Checker::Call { tolerance: 0.0 }),
+            ("call", [tolerance]) => Ok(Checker::Call { tolerance: number(text, tolerance)? }),
             ("floats", []) => Ok(Checker::Tokens(TokenRule::floats(1e-6))),
             ("floats", [tolerance]) => Ok(Checker::Tokens(TokenRule::floats(number(text, tolerance)?))),
             ("code_contests", []) => Ok(Checker::Tokens(TokenRule::CodeContests { exact_int: false })),
             ("code_contests", ["exact_int"]) => Ok(Checker::Tokens(TokenRule::CodeContests { exact_int: true })),
             ("kattis", flags) => kattis(text, flags),
             _ => Err(Error::invalid(format!(
-                "checker {text:?} is unknown: give tokens, lines, exact, unordered, floats [TOLERANCE], kattis [FLAGS] \
-                 or code_contests [exact_int]"
+                "checker {text:?} is unknown: give tokens, lines, exact, unordered, floats [TOLERANCE], kattis [FLAGS], \
+                 code_contests [exact_int] or call [TOLERANCE]"
             ))),
         }
     }

@@ -32,19 +32,19 @@ impl Comparison for Exact {
 }
 
 /// Kept whole (the output limit bounds it) and compared at its end.
-pub(super) struct Whole {
+pub(super) struct Whole<F> {
     expected: Arc<[u8]>,
     output: Vec<u8>,
-    same: fn(&[u8], &[u8]) -> bool,
+    same: F,
 }
 
-impl Whole {
-    pub(super) fn new(expected: Arc<[u8]>, same: fn(&[u8], &[u8]) -> bool) -> Self {
+impl<F: Fn(&[u8], &[u8]) -> bool> Whole<F> {
+    pub(super) fn new(expected: Arc<[u8]>, same: F) -> Self {
         Whole { expected, output: Vec::new(), same }
     }
 }
 
-impl Comparison for Whole {
+impl<F: Fn(&[u8], &[u8]) -> bool> Comparison for Whole<F> {
     fn feed(&mut self, bytes: &[u8]) -> bool {
         self.output.extend_from_slice(bytes);
         true

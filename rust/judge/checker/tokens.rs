@@ -82,7 +82,7 @@ fn same_text(expected: &[u8], got: &[u8], ignore_case: bool) -> bool {
     if ignore_case { expected.eq_ignore_ascii_case(got) } else { expected == got }
 }
 
-fn near(expected: f64, got: f64, absolute: f64, relative: f64) -> bool {
+pub(super) fn near(expected: f64, got: f64, absolute: f64, relative: f64) -> bool {
     let difference = (expected - got).abs();
     // Nothing but itself is near an infinity.
     expected == got || (difference.is_finite() && (difference <= absolute || difference <= relative * expected.abs()))

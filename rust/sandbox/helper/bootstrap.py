@@ -19,6 +19,7 @@ for _name, _text in zip(_parts[::2], _parts[1::2], strict=True):
 _program = sys.modules["zygote"].main()
 try:
     exec(_program.code, _program.namespace)
+    _program.call()
 except BaseException as _error:
     _program.finish(_program.failed(_error))
 _program.finish(0)

@@ -1,13 +1,15 @@
 """One judged program: compiled once in its template, then run as `__main__` in a child of its own for each test.
 
-Follows `python3 solution.py`: modules, streams, exit codes, threads, atexit, tracebacks. It knows nothing of expected
-outputs, and nothing that it reports decides a verdict in the program's favour.
+Follows `python3 solution.py`: modules, streams, exit codes, threads, atexit, tracebacks. In call mode, the program is
+a module whose function is called, and the value takes the place of the output. It knows nothing of expected outputs,
+and nothing that it reports decides a verdict in the program's favour.
 """
 
 import atexit
 import builtins
 import contextlib
 import io
+import json
 import linecache
 import os
 import signal
@@ -21,6 +23,17 @@ import warnings
 FILE_NAME = "/solution.py"
 
 _FLUSH_FAILED = 120  # CPython's own exit code for it.
+# What answers to function-call problems take for granted, as their graders provide it.
+_PRELUDE = """
+import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys
+from bisect import *
+from collections import *
+from functools import *
+from heapq import *
+from itertools import *
+from math import ceil, comb, factorial, floor, gcd, inf, isqrt, lcm, log2, sqrt
+from typing import *
+"""
 _exit = os._exit  # The program may replace what the module `os` holds.
 
 
@@ -37,24 +50,42 @@ def prepare_interpreter() -> None:
 class Program:
     """The compiled program, and the module that it runs as."""
 
-    def __init__(self, source: bytes) -> None:
-        """Compiles; raises whatever the compiler raises."""
+    def __init__(self, source: bytes, function: str) -> None:
+        """Compiles; raises whatever the compiler raises. Call mode if there is a function's name."""
         self._source = source
+        self._function = function
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.code = compile(source, FILE_NAME, "exec", dont_inherit=True)
-        self._main = types.ModuleType("__main__")
-        self.namespace = self._main.__dict__
+        self._module = types.ModuleType("solution" if function else "__main__")
+        self.namespace = self._module.__dict__
         self.namespace.update(__file__=FILE_NAME, __builtins__=builtins, __cached__=None)
+        if function:
+            exec(_PRELUDE, self.namespace)
         self._runs_finalizers = b"__del__" in source
 
     def enter(self) -> None:
         """Makes this process's interpreter that of the program; descriptors 0, 1 and 2 are the program's."""
-        sys.modules["__main__"] = self._main
+        sys.modules[self._module.__name__] = self._module
+        if self._function:
+            self._result = os.dup(1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.stdin = sys.__stdin__ = _stream(0, "<stdin>", "r")
         sys.stdout = sys.__stdout__ = _stream(1, "<stdout>", "w")
         sys.stderr = sys.__stderr__ = _stream(2, "<stderr>", "w")
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def call(self) -> None:
+        """In call mode, calls the function (of the module or of its class `Solution`) and writes the value as JSON."""
+        if not self._function:
+            return
+        arguments = _from_json(sys.stdin.read())
+        function = self.namespace.get(self._function)
+        if function is None:
+            function = getattr(self.namespace["Solution"](), self._function)
+        text = _to_json(_checked(function(*arguments))).encode()
+        while text:
+            text = text[os.write(self._result, text) :]
 
     def failed(self, error: BaseException) -> int:
         """The exit code for an exception that left the program, reported on stderr as CPython does."""
@@ -87,6 +118,21 @@ class Program:
         if not _flush(sys.stdout) or not _flush(sys.stderr):
             code = _FLUSH_FAILED
         _exit(code)
+
+
+_from_json, _to_json = json.loads, json.JSONEncoder(check_circular=False).encode
+
+
+def _checked(value: object) -> object:
+    """The value itself, if it consists of plain values of the exact types that JSON has; else it equals none."""
+    kind = type(value)
+    if kind is list or kind is tuple:
+        return [_checked(item) for item in value]
+    if kind is dict and all(type(key) is str for key in value):
+        return {key: _checked(item) for key, item in value.items()}
+    if value is None or kind in (bool, int, float, str):
+        return value
+    raise TypeError(f"the function returned a {kind.__name__}, which no expected value is")
 
 
 def _stream(descriptor: int, name: str, mode: str) -> io.TextIOWrapper | None:

@@ -151,7 +151,7 @@ def _become_template(zygote: int, start: bytes, control: socket.socket, source: 
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (_COMPILE_CPU_S, hard))
     try:
-        program = Program(text)
+        program = Program(text, start[_START_FIELDS.size :].decode())
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace")
         control.send(_NOT_COMPILED + reason[:_PARSER_ERROR_BYTES])
