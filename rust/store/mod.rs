@@ -11,6 +11,7 @@
 //! | `files` | names, creation, locks, directory fsync |
 //! | `recovery` | walking frames: torn tails and damage |
 //! | `segment`, `index`, `id` | what a reader knows of a segment, of a record; record ids |
+//! | `info` | totals |
 //! | `writer` | the live segment, group commit, poisoning |
 //! | `open` | opening a store, adopting what a dead writer left |
 //!
@@ -19,6 +20,7 @@
 pub mod files;
 pub mod id;
 pub mod index;
+mod info;
 mod open;
 pub mod recovery;
 pub mod segment;
@@ -30,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use index::Filter;
+pub use info::Info;
 pub use open::{Mode, Options};
 pub use recovery::OnDamage;
 
@@ -78,31 +81,6 @@ pub struct Store {
 struct State {
     names: Names,
     segments: BTreeMap<u32, Segment>,
-}
-
-/// Totals of a store.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Info {
-    /// The store's id, in hexadecimal digits.
-    pub store_id: String,
-    /// Fingerprint of its tokenizer.
-    pub tokenizer: String,
-    /// Records in it.
-    pub records: u64,
-    /// Their prompt tokens.
-    pub prompt_tokens: u64,
-    /// Their response tokens.
-    pub response_tokens: u64,
-    /// Bytes of its segments.
-    pub bytes: u64,
-    /// Its segments.
-    pub segments: u64,
-    /// Those of them that are sealed.
-    pub sealed_segments: u64,
-    /// Damaged places that were skipped.
-    pub skipped: u64,
-    /// Records by source.
-    pub sources: BTreeMap<String, u64>,
 }
 
 impl Store {
@@ -206,30 +184,6 @@ impl Store {
     pub fn len(&self, interrupt: Interrupt<'_>) -> Result<usize> {
         self.refresh(interrupt)?;
         Ok(self.state().segments.values().map(|segment| segment.rows.len()).sum())
-    }
-
-    /// Totals of the store.
-    pub fn info(&self, interrupt: Interrupt<'_>) -> Result<Info> {
-        self.refresh(interrupt)?;
-        let state = self.state();
-        let segments = || state.segments.values();
-        let total = |of: fn(&Row) -> u64| segments().flat_map(|segment| &segment.rows).map(of).sum();
-        let mut sources = BTreeMap::new();
-        for row in segments().flat_map(|segment| &segment.rows) {
-            *sources.entry(row.source).or_insert(0u64) += 1;
-        }
-        Ok(Info {
-            store_id: self.identity.store_id.iter().map(|byte| format!("{byte:02x}")).collect(),
-            tokenizer: self.identity.tokenizer.clone(),
-            records: total(|_| 1),
-            prompt_tokens: total(|row| u64::from(row.prompt)),
-            response_tokens: total(|row| u64::from(row.response)),
-            bytes: segments().map(|segment| segment.end).sum(),
-            segments: state.segments.len() as u64,
-            sealed_segments: segments().filter(|segment| segment.sealed).count() as u64,
-            skipped: segments().map(|segment| segment.skipped).sum(),
-            sources: sources.into_iter().map(|(name, count)| (state.names.name(name).to_owned(), count)).collect(),
-        })
     }
 
     fn writer(&self) -> Result<&Mutex<Writer>> {

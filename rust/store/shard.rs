@@ -10,7 +10,8 @@
 //! reader astray; `sequence` counts the frames of the file from 0 (the header frame), so a lost frame is noticed.
 
 use crate::trajectory::bytes::{Cursor, Damage, put_bytes, put_float, put_varint};
-use crate::trajectory::record::{MAX_RECORD_BYTES, compress, decompress};
+use crate::trajectory::compression::{compress, decompress};
+use crate::trajectory::record::MAX_RECORD_BYTES;
 use crate::trajectory::{MAX_NAME_BYTES, MAX_TOKENS};
 
 /// First bytes of every file: format and version.

@@ -5,7 +5,10 @@
 
 pub mod batch;
 pub mod bytes;
+mod columns;
+pub mod compression;
 pub mod record;
+mod scalars;
 
 use std::collections::BTreeMap;
 

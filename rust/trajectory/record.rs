@@ -1,7 +1,6 @@
 //! The encoding of one trajectory: a directory of streams, then the streams. Scalars, prompt, response and each logprob
 //! column are separate streams, so that a reader decompresses only the columns it wants. A stream is a standard zstd
-//! frame where that is smaller, else raw bytes. Tokens are LEB128; logprobs are split into byte planes (the sign and
-//! exponent bytes compress, the mantissa bytes hardly do). No checksum: whoever frames the record adds it.
+//! frame where that is smaller, else raw bytes. No checksum: whoever frames the record adds it.
 //!
 //! A store keeps a prompt that many records share once: then the record has, instead of the prompt, the place of a frame
 //! with it.
@@ -10,11 +9,9 @@
 //! version:u8  count:u8  count × { tag:u8  codec:u8  raw_length:varint  stored_length:varint }  streams…
 //! ```
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-
-use super::bytes::{Cursor, Damage, put_bytes, put_float, put_varint};
-use super::{MAX_METADATA, MAX_NAME_BYTES, MAX_TOKENS, MAX_VALUE_BYTES, Trajectory};
+use super::bytes::{Cursor, Damage, put_varint};
+use super::compression::{compress, decompress};
+use super::{MAX_TOKENS, Trajectory, columns, scalars};
 use crate::error::{Error, Result};
 
 /// Version of the record's layout.
@@ -34,7 +31,6 @@ const STREAMS: usize = 5;
 
 const RAW: u8 = 0;
 const ZSTD: u8 = 1;
-const ZSTD_LEVEL: i32 = 3;
 
 /// Which streams a reader wants; the scalars always come along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,13 +80,13 @@ impl Encoded {
     /// Encodes a trajectory, which must be valid ([`Trajectory::validate`]).
     pub fn new(trajectory: &Trajectory) -> Result<Self> {
         let mut streams = vec![
-            EncodedStream::new(SCALARS, scalars(trajectory))?,
-            EncodedStream::new(PROMPT, leb128(&trajectory.prompt_tokens))?,
-            EncodedStream::new(RESPONSE, leb128(&trajectory.response_tokens))?,
+            EncodedStream::new(SCALARS, scalars::put(trajectory))?,
+            EncodedStream::new(PROMPT, columns::tokens(&trajectory.prompt_tokens))?,
+            EncodedStream::new(RESPONSE, columns::tokens(&trajectory.response_tokens))?,
         ];
         for (tag, column) in [(BEHAVIOR, &trajectory.behavior_logprobs), (REFERENCE, &trajectory.reference_logprobs)] {
             if let Some(column) = column {
-                streams.push(EncodedStream::new(tag, planes(column))?);
+                streams.push(EncodedStream::new(tag, columns::floats(column))?);
             }
         }
         Ok(Encoded { streams })
@@ -175,18 +171,18 @@ pub fn decode(bytes: &[u8], columns: Columns) -> Result<Decoded, Damage> {
     let find = |tag: u8| streams.iter().find(|stream| stream.tag == tag);
     let required =
         |tag: u8, what: &str| find(tag).ok_or_else(|| Damage { offset: 0, what: format!("the record has no {what}") });
-    let (mut trajectory, prompt, response) = read_scalars(&required(SCALARS, "scalars")?.content()?)?;
+    let (mut trajectory, prompt, response) = scalars::read(&required(SCALARS, "scalars")?.content()?)?;
     let mut prompt_at = None;
     match find(PROMPT_AT) {
         _ if !columns.prompt => {}
         Some(stream) => prompt_at = Some((read_place(&stream.content()?)?, prompt)),
-        None => trajectory.prompt_tokens = read_leb128(&required(PROMPT, "prompt")?.content()?, prompt)?,
+        None => trajectory.prompt_tokens = columns::read_tokens(&required(PROMPT, "prompt")?.content()?, prompt)?,
     }
     if columns.response {
-        trajectory.response_tokens = read_leb128(&required(RESPONSE, "response")?.content()?, response)?;
+        trajectory.response_tokens = columns::read_tokens(&required(RESPONSE, "response")?.content()?, response)?;
     }
     let logprobs = |wanted: bool, tag: u8| match find(tag) {
-        Some(stream) if wanted => Ok(Some(read_planes(&stream.content()?, response)?)),
+        Some(stream) if wanted => Ok(Some(columns::read_floats(&stream.content()?, response)?)),
         _ => Ok(None),
     };
     trajectory.behavior_logprobs = logprobs(columns.behavior, BEHAVIOR)?;
@@ -197,7 +193,7 @@ pub fn decode(bytes: &[u8], columns: Columns) -> Result<Decoded, Damage> {
 /// The tokens of a shared prompt, of which there must be `count`.
 pub fn decode_prompt(bytes: &[u8], count: usize) -> Result<Vec<i32>, Damage> {
     match directory(bytes)?.as_slice() {
-        [stream] if stream.tag == PROMPT => read_leb128(&stream.content()?, count),
+        [stream] if stream.tag == PROMPT => columns::read_tokens(&stream.content()?, count),
         _ => Err(Damage { offset: 0, what: "the frame holds something else than a prompt".to_owned() }),
     }
 }
@@ -213,7 +209,7 @@ fn read_place(bytes: &[u8]) -> Result<u32, Damage> {
 pub fn decode_scalars(bytes: &[u8]) -> Result<(Trajectory, usize, usize), Damage> {
     let streams = directory(bytes)?;
     match streams.iter().find(|stream| stream.tag == SCALARS) {
-        Some(stream) => read_scalars(&stream.content()?),
+        Some(stream) => scalars::read(&stream.content()?),
         None => Err(Damage { offset: 0, what: "the record has no scalars".to_owned() }),
     }
 }
@@ -276,126 +272,4 @@ fn directory(bytes: &[u8]) -> Result<Vec<Stream<'_>>, Damage> {
     }
     cursor.finish("the last stream")?;
     Ok(streams)
-}
-
-fn scalars(trajectory: &Trajectory) -> Vec<u8> {
-    let mut out = Vec::with_capacity(128);
-    put_varint(&mut out, trajectory.prompt_tokens.len() as u64);
-    put_varint(&mut out, trajectory.response_tokens.len() as u64);
-    put_bytes(&mut out, trajectory.problem_id.as_bytes());
-    put_bytes(&mut out, trajectory.source.as_bytes());
-    put_bytes(&mut out, trajectory.verdict.as_bytes());
-    put_float(&mut out, trajectory.reward);
-    put_varint(&mut out, trajectory.min_policy_version);
-    put_varint(&mut out, trajectory.max_policy_version);
-    put_float(&mut out, trajectory.temperature);
-    put_float(&mut out, trajectory.top_p);
-    put_varint(&mut out, trajectory.seed);
-    put_varint(&mut out, trajectory.metadata.len() as u64);
-    for (key, value) in &trajectory.metadata {
-        put_bytes(&mut out, key.as_bytes());
-        put_bytes(&mut out, value.as_bytes());
-    }
-    out
-}
-
-/// The trajectory without its token columns, and the lengths of prompt and response.
-fn read_scalars(bytes: &[u8]) -> Result<(Trajectory, usize, usize), Damage> {
-    let mut cursor = Cursor::new(bytes);
-    let prompt = cursor.length(MAX_TOKENS, "prompt length")?;
-    let response = cursor.length(MAX_TOKENS, "response length")?;
-    let mut trajectory = Trajectory {
-        problem_id: cursor.text(MAX_NAME_BYTES, "problem_id")?.to_owned(),
-        source: cursor.text(MAX_NAME_BYTES, "source")?.to_owned(),
-        verdict: cursor.text(MAX_NAME_BYTES, "verdict")?.to_owned(),
-        reward: cursor.float("reward")?,
-        min_policy_version: cursor.varint("min_policy_version")?,
-        max_policy_version: cursor.varint("max_policy_version")?,
-        temperature: cursor.float("temperature")?,
-        top_p: cursor.float("top_p")?,
-        seed: cursor.varint("seed")?,
-        prompt_tokens: Vec::new(),
-        response_tokens: Vec::new(),
-        behavior_logprobs: None,
-        reference_logprobs: None,
-        metadata: BTreeMap::new(),
-    };
-    for _ in 0..cursor.length(MAX_METADATA, "metadata count")? {
-        let key = cursor.text(MAX_NAME_BYTES, "metadata key")?.to_owned();
-        let value = cursor.text(MAX_VALUE_BYTES, "metadata value")?.to_owned();
-        trajectory.metadata.insert(key, value);
-    }
-    cursor.finish("the metadata")?;
-    Ok((trajectory, prompt, response))
-}
-
-fn leb128(tokens: &[i32]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(tokens.len() * 2);
-    for &token in tokens {
-        put_varint(&mut out, u64::from(token.unsigned_abs()));
-    }
-    out
-}
-
-fn read_leb128(bytes: &[u8], count: usize) -> Result<Vec<i32>, Damage> {
-    // A token takes at least a byte, so a lying count cannot make this allocate more than the stream's own size.
-    let mut tokens = Vec::with_capacity(count.min(bytes.len()));
-    let mut cursor = Cursor::new(bytes);
-    for _ in 0..count {
-        let token = cursor.varint("token")?;
-        tokens.push(i32::try_from(token).map_err(|_| cursor.damage(format!("token {token} exceeds 31 bits")))?);
-    }
-    cursor.finish("the last token")?;
-    Ok(tokens)
-}
-
-fn planes(column: &[f32]) -> Vec<u8> {
-    let mut out = vec![0; 4 * column.len()];
-    for (at, value) in column.iter().enumerate() {
-        for (plane, byte) in value.to_be_bytes().into_iter().enumerate() {
-            out[plane * column.len() + at] = byte;
-        }
-    }
-    out
-}
-
-fn read_planes(bytes: &[u8], count: usize) -> Result<Vec<f32>, Damage> {
-    if bytes.len() != 4 * count {
-        let got = bytes.len();
-        return Err(Damage { offset: 0, what: format!("{got} bytes of logprobs for {count} tokens") });
-    }
-    let byte = |plane: usize, at: usize| bytes[plane * count + at];
-    Ok((0..count).map(|at| f32::from_be_bytes([byte(0, at), byte(1, at), byte(2, at), byte(3, at)])).collect())
-}
-
-thread_local! {
-    // zstd contexts are large and slow to make; one of each a thread is kept.
-    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
-}
-
-/// `raw` as one standard zstd frame.
-pub fn compress(raw: &[u8]) -> Result<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|slot| {
-        let context = match slot {
-            Some(context) => context,
-            None => slot.insert(zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(zstd_failed)?),
-        };
-        context.compress(raw).map_err(zstd_failed)
-    })
-}
-
-/// The content of a zstd frame, of at most `cap` bytes.
-pub fn decompress(stored: &[u8], cap: usize) -> std::io::Result<Vec<u8>> {
-    DECOMPRESSOR.with_borrow_mut(|slot| {
-        let context = match slot {
-            Some(context) => context,
-            None => slot.insert(zstd::bulk::Decompressor::new()?),
-        };
-        context.decompress(stored, cap)
-    })
-}
-
-fn zstd_failed(source: std::io::Error) -> Error {
-    Error::io("compress a trajectory", source)
 }
