@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spo.errors import ConfigError, StoreError
+from spo.errors import ConfigError, CorruptShardError, StoreError
 from spo.store import Trajectory, TrajectoryStore
 from spo.store_cli import register
 
@@ -131,6 +131,25 @@ def test_verify_names_damaged_records_of_sealed_segments(tmp_path: Path, capsys:
     (report,) = lines(capsys)
     assert [*report["damaged"]] == [str(ids[1])]
     assert "segment-00000001.spo: damaged at byte" in report["damaged"][str(ids[1])]
+
+
+def test_merge_saves_what_can_be_read_of_a_damaged_store(tmp_path: Path) -> None:
+    damaged, saved = tmp_path / "damaged", tmp_path / "saved"
+    with TrajectoryStore.open(damaged, tokenizer="tests", segment_bytes=1) as store:
+        store.append([make(0), make(1)])
+        store.append([make(2)])
+        store.append([make(3)])
+        store.append([make(4)])
+    first, second = sorted(damaged.glob("segment-*.spo"))[:2]
+    for segment in (first, second):
+        data = bytearray(segment.read_bytes())
+        data[data.index(b"accepted")] ^= 1
+        segment.write_bytes(data)
+    second.write_bytes(second.read_bytes()[:-1])
+    with pytest.raises(CorruptShardError):
+        spo_store("merge", saved, damaged)
+    assert spo_store("merge", saved, damaged, "--skip-damage") == 0
+    assert [record.seed for record in records(saved)] == [1, 3, 4]
 
 
 def test_merge_appends_all_or_each_once(path: Path, tmp_path: Path) -> None:

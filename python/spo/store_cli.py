@@ -6,7 +6,7 @@ Only prints and moves what `spo.store` holds; no store is ever changed but the o
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from spo.errors import ConfigError, CorruptShardError, StoreError
 from spo.store import Trajectory, TrajectoryStore
-from spo.store_rows import READ_AT_ONCE, read_chunks, read_jsonl, to_row, write_jsonl
+from spo.store_rows import READ_AT_ONCE, read_each, read_jsonl, read_whole, to_row, write_jsonl
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -61,6 +61,7 @@ def register(subparsers: "Subparsers") -> None:
     parser = part("merge", _merge, "append what stores hold to another one, made if there is none")
     parser.add_argument("path", type=Path)
     parser.add_argument("inputs", type=Path, nargs="+", metavar="STORE")
+    parser.add_argument("--skip-damage", action="store_true", help="take what can be read of damaged stores")
     parser.add_argument("--dedup", action="store_true", help="each problem, prompt and response once, the first")
     _add_filters(parser)
 
@@ -68,19 +69,6 @@ def register(subparsers: "Subparsers") -> None:
 def find_stores(path: Path) -> list[Path]:
     """The stores in a directory and below it, sorted."""
     return sorted(identity.parent for identity in path.rglob(IDENTITY))
-
-
-def verify(store: TrajectoryStore) -> Iterator[tuple[int, str | None]]:
-    """Reads every record: each id with what is wrong with it, or None."""
-    ids = store.scan()
-    for start in range(0, len(ids), READ_AT_ONCE):
-        part = ids[start : start + READ_AT_ONCE]
-        try:
-            store.read_many(part)
-        except CorruptShardError:
-            yield from ((record_id, _damage(store, record_id)) for record_id in part)
-        else:
-            yield from ((record_id, None) for record_id in part)
 
 
 def copy(records: Iterable[Trajectory], store: TrajectoryStore, seen: set[bytes] | None = None) -> int:
@@ -142,22 +130,21 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _cat(arguments: argparse.Namespace) -> int:
     with TrajectoryStore.open(arguments.path, "r") as store:
-        for chunk in read_chunks(store, _scan(store, arguments)[: arguments.limit]):
-            for record_id, record in chunk:
-                _print_json(to_row(record_id, record))
+        for record_id, record in read_whole(store, _scan(store, arguments)[: arguments.limit]):
+            _print_json(to_row(record_id, record))
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     with TrajectoryStore.open(arguments.path, "r", skip_damage=True) as store:
-        count = len(store)
-        reports = track(verify(store), "reading", count, console=Console(stderr=True), transient=True)
-        damaged = [(record_id, damage) for record_id, damage in reports if damage is not None]
+        ids = store.scan()
+        reads = _progress(read_each(store, ids), "reading", len(ids))
+        damaged = [(record_id, str(read)) for record_id, read in reads if isinstance(read, CorruptShardError)]
         skipped = store.info()["skipped"]
     if arguments.json:
-        _print_json({"records": count, "damaged": dict(damaged), "damaged_places": skipped})
+        _print_json({"records": len(ids), "damaged": dict(damaged), "damaged_places": skipped})
     else:
-        print(f"{count} records, {len(damaged)} of them damaged; {skipped} other damaged places")
+        print(f"{len(ids)} records, {len(damaged)} of them damaged; {skipped} other damaged places")
         for record_id, damage in damaged:
             print(f"{record_id}: {damage}")
     return 1 if damaged or skipped else 0
@@ -166,8 +153,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     with TrajectoryStore.open(arguments.path, "r") as store:
         ids = _scan(store, arguments)
-        records = (pair for chunk in read_chunks(store, ids) for pair in chunk)
-        rows = (to_row(record_id, record) for record_id, record in _progress(records, "exporting", len(ids)))
+        records = _progress(read_whole(store, ids), "exporting", len(ids))
+        rows = (to_row(record_id, record) for record_id, record in records)
         count = write_jsonl(arguments.output, rows)
     print(f"{count} trajectories written to {arguments.output}")
     return 0
@@ -184,7 +171,8 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    inputs = [TrajectoryStore.open(path, "r") for path in arguments.inputs]
+    skip = arguments.skip_damage
+    inputs = [TrajectoryStore.open(path, "r", skip_damage=skip) for path in arguments.inputs]
     tokenizers = {store.tokenizer for store in inputs}
     if len(tokenizers) > 1:
         raise StoreError(f"the stores are of different tokenizers, which never mix: {', '.join(sorted(tokenizers))}")
@@ -193,11 +181,12 @@ def _merge(arguments: argparse.Namespace) -> int:
     with TrajectoryStore.open(arguments.path, tokenizer=inputs[0].tokenizer) as output:
         seen: set[bytes] | None = None
         if arguments.dedup:
-            seen = {record.content_hash for chunk in read_chunks(output, output.scan()) for _, record in chunk}
+            seen = {record.content_hash for _, record in read_whole(output, output.scan())}
         for path, store in zip(arguments.inputs, inputs, strict=True):
             ids = _scan(store, arguments)
-            records = (record for chunk in read_chunks(store, ids) for _, record in chunk)
-            count = copy(_progress(records, f"merging {path.name}", len(ids)), output, seen)
+            reads = _progress(read_each(store, ids) if skip else read_whole(store, ids), "merging", len(ids))
+            records = (record for _, record in reads if isinstance(record, Trajectory))
+            count = copy(records, output, seen)
             print(f"{count} of {len(ids)} trajectories of {path} appended to {arguments.path}")
     return 0
 
@@ -211,14 +200,6 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 
 def _scan(store: TrajectoryStore, arguments: argparse.Namespace) -> list[int]:
     return store.scan(arguments.source, arguments.problem, arguments.reward, arguments.since)
-
-
-def _damage(store: TrajectoryStore, record_id: int) -> str | None:
-    try:
-        store[record_id]
-    except CorruptShardError as error:
-        return str(error)
-    return None
 
 
 def _progress(items: Iterable[T], text: str, total: int | None) -> Iterable[T]:

@@ -3,12 +3,12 @@
 Reading is strict: a line with an unknown, missing or ill-typed field is refused by file and line. Prints nothing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from spo.errors import StoreError
+from spo.errors import CorruptShardError, StoreError
 from spo.store import Trajectory, TrajectoryStore
 
 READ_AT_ONCE = 256
@@ -85,12 +85,26 @@ def from_row(row: Row) -> Trajectory:
     )
 
 
-def read_chunks(store: TrajectoryStore, ids: Iterable[int]) -> Iterator[list[tuple[int, Trajectory]]]:
-    """Ids with their trajectories, `READ_AT_ONCE` at a time, so that no store has to fit into memory."""
-    ids = list(ids)
+def read_each(store: TrajectoryStore, ids: Sequence[int]) -> Iterator[tuple[int, Trajectory | CorruptShardError]]:
+    """Ids with their trajectories, or with what is wrong with them; `READ_AT_ONCE` are decoded in one call."""
     for start in range(0, len(ids), READ_AT_ONCE):
         part = ids[start : start + READ_AT_ONCE]
-        yield list(zip(part, store.read_many(part), strict=True))
+        try:
+            yield from zip(part, store.read_many(part), strict=True)
+        except CorruptShardError:
+            yield from ((record_id, _read_one(store, record_id)) for record_id in part)
+
+
+def read_whole(store: TrajectoryStore, ids: Sequence[int]) -> Iterator[tuple[int, Trajectory]]:
+    """Ids with their trajectories.
+
+    Raises:
+        CorruptShardError: One is damaged.
+    """
+    for record_id, record in read_each(store, ids):
+        if isinstance(record, CorruptShardError):
+            raise record
+        yield record_id, record
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
@@ -127,3 +141,10 @@ def read_jsonl(path: Path) -> Iterator[Trajectory]:
                 yield from_row(decoder.decode(line))
             except ValueError as error:  # msgspec's errors are ValueErrors too.
                 raise StoreError(f"{path}:{number}: {error}") from error
+
+
+def _read_one(store: TrajectoryStore, record_id: int) -> Trajectory | CorruptShardError:
+    try:
+        return store[record_id]
+    except CorruptShardError as error:
+        return error
