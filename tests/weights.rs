@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
 use spo_core::weights::wire::{FrameKind, HEADER_BYTES, Header, Request};
-use spo_core::weights::{DType, Snapshot, TensorData, WeightPublisher, WeightShard, WeightSubscriber};
+use spo_core::weights::{CHUNK_ELEMENTS, DType, Manifest, ShardInfo, Snapshot, TensorData, state_hash};
+use spo_core::weights::{WeightPublisher, WeightShard, WeightSubscriber};
 use spo_core::{Error, Interrupt, Result};
 use weights_support::{Fault, Proxy, TOKEN, bytes_of, content, fetch, publish, publisher};
 
@@ -22,16 +23,19 @@ fn fetch_from(publishers: &[WeightPublisher], version: u64) -> Result<Snapshot> 
     fetch(&addresses, version, 20_000)
 }
 
+fn proof(token: &[u8], role: &str, nonces: [&[u8]; 2]) -> Vec<u8> {
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(token).unwrap();
+    [b"spo weights ", role.as_bytes(), nonces[0], nonces[1]].iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().to_vec()
+}
+
 /// A connection that has proved that it knows `token`, or has been refused.
 fn authenticated(publisher: &WeightPublisher, token: &[u8]) -> (TcpStream, u8) {
     let mut stream = TcpStream::connect(publisher.address()).unwrap();
     let mut greeting = [0; 40];
     stream.read_exact(&mut greeting).unwrap();
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(token).unwrap();
-    for part in [b"spo weights subscriber", &greeting[8..], &[7; 32]] {
-        mac.update(part);
-    }
-    let answer = [&greeting[..8], &[7; 32], &mac.finalize().into_bytes()].concat();
+    let ours = proof(token, "subscriber", [&greeting[8..], &[7; 32]]);
+    let answer = [&greeting[..8], &[7; 32], &ours].concat();
     stream.write_all(&answer).unwrap();
     let mut verdict = [0; 33];
     stream.read_exact(&mut verdict).unwrap();
@@ -223,6 +227,57 @@ fn a_publisher_that_does_not_know_the_token_is_not_believed() {
     let error = fetch(&[address], 1, 20_000).unwrap_err();
     assert!(error.to_string().contains("does not know the token"), "{error}");
     thread.join().unwrap();
+}
+
+/// A publisher that knows the token and answers every fetch with `frames`; returns what the subscriber says to it.
+fn fetch_from_forger(frames: &[(Header, &[u8])]) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer: Vec<u8> = frames.iter().flat_map(|(header, payload)| [&header.encode(), *payload].concat()).collect();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.write_all(&[&b"SPOWGT\x00\x01"[..], &[1; 32]].concat()).unwrap();
+            let mut hello = [0; 72];
+            stream.read_exact(&mut hello).unwrap();
+            let ours = proof(TOKEN, "publisher", [&[1; 32], &hello[8..40]]);
+            stream.write_all(&[&[1], &ours[..]].concat()).unwrap();
+            stream.read_exact(&mut [0; 32]).unwrap();
+            let _ = stream.write_all(&answer); // it hangs up at what it does not like
+        }
+    });
+    fetch(&[address], 1, 20_000).unwrap_err().to_string()
+}
+
+#[test]
+fn data_with_right_checksums_in_the_wrong_place_are_refused() {
+    let chunk = content(1, 2 * CHUNK_ELEMENTS);
+    let info = ShardInfo {
+        name: "w".into(),
+        dtype: DType::BFloat16,
+        shape: vec![2 * CHUNK_ELEMENTS as u64],
+        offset: 0,
+        count: 2 * CHUNK_ELEMENTS as u64,
+    };
+    let manifest = Manifest { instance: [0; 16], version: 1, rank: 0, world_size: 1, shards: vec![info] }.encode();
+    let frame =
+        |index, state_hash, payload| (Header { index, state_hash, ..Header::of(FrameKind::Chunk, payload) }, payload);
+    let begin = (Header::of(FrameKind::Manifest, &manifest), &manifest[..]);
+    let good = [frame(0, state_hash(&chunk), &chunk), frame(1, state_hash(&chunk), &chunk)];
+    let end = (Header::of(FrameKind::End, &[9; 16]), &[9; 16][..]);
+    let mut swapped = chunk.clone();
+    swapped.swap(10, 5000);
+    let wrong_place = frame(0, state_hash(&chunk), &swapped[..]);
+    for (frames, message) in [
+        (vec![begin, wrong_place], "chunk 0 with a wrong state hash"),
+        (vec![begin, good[1]], "chunk 1 of 524288 bytes instead of chunk 0"),
+        (vec![begin, frame(0, state_hash(&chunk[1..]), &chunk[1..])], "chunk 0 of 524287 bytes instead of chunk 0"),
+        (vec![begin, good[0], good[1], end], "a version with a wrong state hash"),
+        (vec![begin, end], "End frame where Chunk was due"),
+    ] {
+        let error = fetch_from_forger(&frames);
+        assert!(error.contains(&format!("sent damaged data: {message}")), "{error}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ out (a mutual HMAC handshake); it does not hide the stream from someone who owns
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -83,7 +83,8 @@ class WeightPublisher:
         """Listens and starts serving.
 
         Args:
-            bind: "host:port" to listen on; port 0 lets the system choose. Beyond loopback a token is needed.
+            bind: "host:port" to listen on, by a name or address that subscribers reach; port 0 lets the system
+                choose. Beyond loopback a token is needed.
             token: The run's secret, the same for publishers and subscribers.
             rank: This trainer's rank.
             world_size: Number of trainer ranks, each with a publisher of its own.
@@ -170,7 +171,7 @@ class Snapshot(Mapping[str, npt.NDArray[Any]]):
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         return self._tensors[name]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
     def __len__(self) -> int:

@@ -227,7 +227,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         match listener.accept() {
             Ok((stream, peer)) => {
                 let shared = Arc::clone(shared);
-                let connection = move || drop(serve(stream, peer.to_string(), &shared));
+                let connection = move || serve(stream, peer.to_string(), &shared);
                 let thread = Builder::new().name("spo-serve".into()).stack_size(STACK_BYTES);
                 connections.extend(thread.spawn(connection)); // no thread to be had: the peer sees a closed connection
             }

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::handshake::{self, HandshakeError};
+use super::handshake;
 use super::link::{Link, LinkError};
 use super::publisher::{Lookup, Shared};
 use super::version::Version;
@@ -18,38 +18,25 @@ const IDLE: Duration = Duration::from_secs(600);
 /// How long a peer may take to accept one frame, at most a chunk.
 const FRAME: Duration = Duration::from_secs(30);
 
-/// Serves one connection to its end; the text says why it ended.
-pub(super) fn serve(stream: TcpStream, peer: String, shared: &Shared) -> String {
-    let link = Link::new(stream, peer.clone(), &shared.closing);
-    let ended =
-        link.map_err(|error| LinkError::Closed(format!("{peer}: {error}"))).and_then(
-            |mut link| match handshake::accept(&mut link, &shared.token, Instant::now() + HANDSHAKE) {
-                Ok(()) => answer_requests(&mut link, shared),
-                Err(HandshakeError::Refused(why)) => Ok(why),
-                Err(HandshakeError::Link(error)) => Err(error),
-            },
-        );
-    match ended {
-        Ok(why) | Err(LinkError::Closed(why) | LinkError::TimedOut(why)) => why,
-        Err(LinkError::Stopped) => "the publisher was closed".into(),
+/// Serves one connection to its end. How it ends is the peer's affair, and told to the peer alone.
+pub(super) fn serve(stream: TcpStream, peer: String, shared: &Shared) {
+    let Ok(mut link) = Link::new(stream, peer, &shared.closing) else { return };
+    if handshake::accept(&mut link, &shared.token, Instant::now() + HANDSHAKE).is_ok() {
+        while answer(&mut link, shared).is_ok() {}
     }
 }
 
-fn answer_requests(link: &mut Link<'_>, shared: &Shared) -> Result<String, LinkError> {
-    loop {
-        let mut bytes = [0; REQUEST_BYTES];
-        link.read_exact(&mut bytes, "a request", Instant::now() + IDLE)?;
-        match Request::decode(&bytes) {
-            Err(why) => return Ok(format!("{}: {why}", link.peer)),
-            Ok(Request::Identify) => send(link, FrameKind::Identity, &shared.instance)?,
-            Ok(Request::Fetch { version, first_chunk }) => match shared.find(version) {
-                Lookup::Kept(version) => send_version(link, &version, first_chunk, shared)?,
-                Lookup::Gone { newest } => send(link, FrameKind::Gone, &newest.to_le_bytes())?,
-                Lookup::NotYet { newest } => {
-                    send(link, FrameKind::NotYet, &newest.unwrap_or(u64::MAX).to_le_bytes())?;
-                }
-            },
-        }
+/// Answers one request.
+fn answer(link: &mut Link<'_>, shared: &Shared) -> Result<(), LinkError> {
+    let mut bytes = [0; REQUEST_BYTES];
+    link.read_exact(&mut bytes, "a request", Instant::now() + IDLE)?;
+    match Request::decode(&bytes).map_err(LinkError::Closed)? {
+        Request::Identify => send(link, FrameKind::Identity, &shared.instance),
+        Request::Fetch { version, first_chunk } => match shared.find(version) {
+            Lookup::Kept(version) => send_version(link, &version, first_chunk, shared),
+            Lookup::Gone { newest } => send(link, FrameKind::Gone, &newest.to_le_bytes()),
+            Lookup::NotYet { newest } => send(link, FrameKind::NotYet, &newest.unwrap_or(u64::MAX).to_le_bytes()),
+        },
     }
 }
 
