@@ -102,6 +102,7 @@ class Workers:
         self._ready_timeout_s = ready_timeout_s
         self._sessions: dict[str, WorkerSession] = {}
         self._version: NewVersion | None = None
+        self._ending = False
         self.first_ready = trio.Event()
         self.prompt_template = ""
         """Of the first worker; all have the same."""
@@ -135,7 +136,8 @@ class Workers:
                 await self._receive(session)
                 nursery.cancel_scope.cancel()
         except* ConnectionLost as group:
-            log.warning("worker %s is lost: %s", session.name, group.exceptions[0])
+            level = logging.INFO if self._ending else logging.WARNING
+            log.log(level, "worker %s is gone: %s", session.name, group.exceptions[0])
         finally:
             del self._sessions[hello.name]
             if session.ready is not None:
@@ -149,6 +151,7 @@ class Workers:
 
     def shut_down(self) -> None:
         """Asks all workers to end."""
+        self._ending = True
         for session in self._sessions.values():
             session.tell(Shutdown())
 
