@@ -94,12 +94,37 @@ def test_the_suite_hash_ignores_what_no_verdict_depends_on() -> None:
         ({"memory_limit_bytes": 2**63}, "memory_limit_bytes"),
         ({"checker": ""}, "checker"),
         ({"checker": "fuzzy 1"}, "checker"),
-        ({"fn_name": "solve"}, "fn_name"),
+        ({"fn_name": "not a name"}, "fn_name"),
     ],
 )
 def test_a_problem_with_a_hole_is_refused_by_field(changes: dict[str, object], field: str) -> None:
     with pytest.raises(ProblemError, match=f"^here: {field} "):
         check_problem(a_problem(**changes), "here")
+
+
+def a_call(*tests: ProblemTest, **changes: object) -> Problem:
+    return a_problem(fn_name="add", tests=tests or (ProblemTest("[1, [2]]", "3"),), **changes)
+
+
+def test_a_function_call_problem_is_accepted() -> None:
+    problem = a_call(ProblemTest("[]", "null"), ProblemTest('[{"a": 1}, 2.5]', '"text"'), checker="floats 0.1")
+    assert check_problem(problem, "here") is problem
+
+
+@pytest.mark.parametrize(
+    ("problem", "complaint"),
+    [
+        (a_call(ProblemTest("1, 2", "3")), r"tests\[0\].input is not JSON"),
+        (a_call(ProblemTest("[1]", "1"), ProblemTest("1", "3")), r"tests\[1\].input must be the JSON list"),
+        (a_call(ProblemTest("[1]", "three")), r"tests\[0\].output is not JSON"),
+        (a_call(ProblemTest("[1]", "NaN")), r"tests\[0\].output is not JSON \(NaN"),
+        (a_call(ProblemTest("[" * 100_000, "1")), r"tests\[0\].input is not JSON"),
+        (a_call(checker="exact"), r"checker 'exact' compares texts"),
+    ],
+)
+def test_a_function_call_problem_needs_values(problem: Problem, complaint: str) -> None:
+    with pytest.raises(ProblemError, match=complaint):
+        check_problem(problem, "here")
 
 
 def test_json_lines_in_our_schema_are_loaded(tmp_path: Path) -> None:

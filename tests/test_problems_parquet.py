@@ -11,7 +11,9 @@ import pyarrow.parquet
 import pytest
 
 from spo.errors import ConfigError, ProblemError
+from spo.judge import Judge
 from spo.problems import Problem, ProblemTest, Solution, load_problems
+from spo.problems.judging import submission_for
 from spo.problems.parquet import data_files
 
 TESTS = pyarrow.struct([("input", pyarrow.list_(pyarrow.string())), ("output", pyarrow.list_(pyarrow.string()))])
@@ -211,6 +213,19 @@ def test_taco_problems_without_a_name_are_named_by_their_address(write: Write) -
     assert named.time_limit_s == 2.0
 
 
+def test_taco_problems_that_call_a_function_are_judged_by_its_value(write: Write) -> None:
+    tests = {"fn_name": "twice", "inputs": [[1], [[2, 3]]], "outputs": [[2], [[2, 3, 2, 3]]]}
+    problem = load_one(f"taco:{write(TACO, taco_row(tests))}")
+    assert (problem.fn_name, problem.tests[1].input) == ("twice", "[[2, 3]]")
+    assert problem.statement.endswith("Write a function `twice`.")
+    with Judge(num_workers=1) as judge:
+        method = "class Solution:\n    def twice(self, x):\n        return x * 2\n"
+        right, wrong = judge.judge_many(
+            submission_for(problem, code) for code in (method, "def twice(x):\n    return x\n")
+        )
+    assert (right.verdict, wrong.verdict) == ("accepted", "wrong_answer")
+
+
 def test_taco_problems_that_cannot_be_judged_are_left_out_and_counted(
     write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -219,7 +234,7 @@ def test_taco_problems_that_cannot_be_judged_are_left_out_and_counted(
         TACO,
         taco_row(good),
         taco_row(good),
-        taco_row({"fn_name": "twice", "inputs": [[1]], "outputs": [[2]]}, question="a"),
+        taco_row({"fn_name": "twice", "inputs": ["1"], "outputs": [2]}, question="a"),
         taco_row({"inputs": [], "outputs": []}, question="b"),
         taco_row("", question="c"),
         taco_row({"inputs": ["1", "2"], "outputs": ["2"]}, question="d"),
@@ -229,7 +244,7 @@ def test_taco_problems_that_cannot_be_judged_are_left_out_and_counted(
         load_one(f"taco:{path}")
     assert [record.getMessage().partition(": left out ")[2] for record in caplog.records] == [
         "1 problems: they repeat another problem",
-        "1 problems: they call a function",
+        "1 problems: their function's arguments are not lists",
         "2 problems: they have no tests",
         "1 problems: their inputs and outputs differ in number",
         "1 problems: they have no statement",

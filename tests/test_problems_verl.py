@@ -53,6 +53,12 @@ def test_a_row_of_skyrl_is_read_alike(tmp_path: Path) -> None:
     assert len(problem.tests) == 2
 
 
+def test_a_row_that_calls_a_function_keeps_arguments_and_value(tmp_path: Path) -> None:
+    [problem] = load_problems([write_lines(tmp_path, row({"fn_name": "add", "inputs": [[1, [2]]], "outputs": [3]}))])
+    assert problem.fn_name == "add"
+    assert problem.tests == (ProblemTest("[1, [2]]", "3", "hidden", "test-1"),)
+
+
 def test_rows_without_an_index_are_told_apart_by_their_statement(tmp_path: Path) -> None:
     rows = [row(extra_info={}, prompt=text, data_source=None) for text in ("Double it.", "Halve it.")]
     first, second = load_problems([write_lines(tmp_path, *rows)])
@@ -64,14 +70,12 @@ def test_rows_that_cannot_be_judged_are_left_out_and_counted(tmp_path: Path, cap
     spec = write_lines(
         tmp_path,
         row(),
-        row({"fn_name": "double", "inputs": [[1]], "outputs": [2]}),
         row({"inputs": [], "outputs": []}),
         row({"inputs": ["1"], "outputs": []}),
     )
     with caplog.at_level(logging.WARNING):
         assert len(load_problems([spec])) == 1
     assert [record.getMessage().partition(": left out ")[2] for record in caplog.records] == [
-        "1 problems: they call a function",
         "1 problems: they have no tests",
         "1 problems: their inputs and outputs differ in number",
     ]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import trio
 
-from spo.errors import JudgeError, ProblemError
+from spo.errors import JudgeError
 from spo.judge import Judge, Judgement, Limits, TestCase, TestResult, Verdict
 from spo.problems import Problem, ProblemTest
 from spo.rollout.grading import ATTEMPTS, Grader
@@ -65,6 +65,7 @@ async def test_the_judge_gets_the_problems_tests_checker_and_limits() -> None:
     assert settings == {
         "tests": [TestCase("2\n", "4\n"), TestCase("5\n", "10\n")],
         "checker": "exact",
+        "fn_name": None,
         "limits": Limits(cpu_time_s=3.0, wall_time_s=None, memory_bytes=256 << 20, output_bytes=1000),
     }
 
@@ -103,10 +104,11 @@ async def test_a_program_on_which_the_judge_keeps_failing_has_no_reward(failure:
     assert [(grade.verdict, grade.reward) for grade in grading.grades] == [("judge_error", None), ("accepted", 0.0)]
 
 
-async def test_a_function_call_problem_is_refused() -> None:
-    problem = Problem("test/f", "test", "Write f.", (ProblemTest("[1]", "2"),), fn_name="f")
-    with pytest.raises(ProblemError, match="only stdin/stdout problems"):
-        await Grader(ScriptedJudge(), 1000).grade(problem, ["a"])
+async def test_a_function_call_problem_is_judged_by_the_value() -> None:
+    problem = Problem("test/f", "test", "Write f.", (ProblemTest("[[1, 2]]", "3"),), fn_name="f")
+    with Judge(num_workers=1) as judge, trio.fail_after(60):
+        grading = await Grader(judge, 1000).grade(problem, ["def f(x): return sum(x)", "def f(x): print(3)"])
+    assert [grade.verdict for grade in grading.grades] == ["accepted", "wrong_answer"]
 
 
 async def test_the_real_judge_tells_right_from_wrong() -> None:

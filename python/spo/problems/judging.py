@@ -1,5 +1,6 @@
 """A problem's side of the judge: which submission a program is, and which of several problems is meant."""
 
+import json
 from collections.abc import Sequence
 
 from spo.errors import ProblemError
@@ -9,12 +10,20 @@ from spo.problems.schema import Problem
 _IDS_SHOWN = 20
 
 
+def cases_of(problem: Problem) -> list[TestCase]:
+    """The tests of a problem as the judge takes them."""
+    if problem.fn_name is None:
+        return [TestCase(input=test.input, output=test.output) for test in problem.tests]
+    return [TestCase(args=json.loads(test.input), output=json.loads(test.output)) for test in problem.tests]
+
+
 def submission_for(problem: Problem, source: str | bytes, stop_on_first_failure: bool = True) -> Submission:
     """A program as an answer to a problem, under the problem's limits."""
     return Submission(
         source,
-        [TestCase(input=test.input, output=test.output) for test in problem.tests],
+        cases_of(problem),
         checker=problem.checker,
+        fn_name=problem.fn_name,
         stop_on_first_failure=stop_on_first_failure,
         limits=Limits(cpu_time_s=problem.time_limit_s, memory_bytes=problem.memory_limit_bytes),
     )

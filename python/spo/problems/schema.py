@@ -5,6 +5,7 @@ The structs are frozen, compare by content and travel over the wire as MessagePa
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 import msgspec
@@ -22,6 +23,8 @@ MAX_MEMORY_LIMIT_BYTES = 1 << 40
 
 CHECKERS = ("tokens", "lines", "exact", "unordered", "floats", "kattis", "code_contests")
 """The first words that a checker may have: those the judge knows."""
+CALL_CHECKERS = ("tokens", "floats")
+"""Those for the values of functions: equal as Python compares them, or with numbers that may differ."""
 
 PUBLIC = "public"
 HIDDEN = "hidden"
@@ -110,8 +113,8 @@ def check_problem(problem: Problem, where: str) -> Problem:
         where: The file (and line) it came from, for the error text.
 
     Raises:
-        ProblemError: It has no id, statement or tests, a limit out of range or an unknown checker, or calls a
-            function.
+        ProblemError: It has no id, statement or tests, a limit out of range or an unknown checker, or its tests
+            do not fit the function that they call.
     """
     holes = [
         (not problem.id.strip(), "id", "is empty; name the problem"),
@@ -127,7 +130,6 @@ def check_problem(problem: Problem, where: str) -> Problem:
             "memory_limit_bytes",
             f"is {problem.memory_limit_bytes}; it must be above 0 and at most {MAX_MEMORY_LIMIT_BYTES}",
         ),
-        (problem.fn_name is not None, "fn_name", "is set, but only stdin/stdout problems can be judged; leave it out"),
         (
             problem.checker.partition(" ")[0] not in CHECKERS,
             "checker",
@@ -137,7 +139,35 @@ def check_problem(problem: Problem, where: str) -> Problem:
     for is_hole, field, text in holes:
         if is_hole:
             raise ProblemError(f"{where}: {field} {text}")
+    if problem.fn_name is not None:
+        _check_calls(problem, where)
     return problem
+
+
+def _check_calls(problem: Problem, where: str) -> None:
+    """What only function-call problems must fulfil: a name, values that JSON can hold, a checker of values."""
+    if not problem.fn_name or not problem.fn_name.isidentifier():
+        raise ProblemError(f"{where}: fn_name is {problem.fn_name!r}; it must be the name of a function")
+    if problem.checker.partition(" ")[0] not in CALL_CHECKERS:
+        raise ProblemError(
+            f"{where}: checker {problem.checker!r} compares texts; with fn_name it must be one of "
+            f"{', '.join(CALL_CHECKERS)}"
+        )
+    for index, test in enumerate(problem.tests):
+        if not isinstance(_value(test.input, f"{where}: tests[{index}].input"), list):
+            raise ProblemError(f"{where}: tests[{index}].input must be the JSON list of the arguments")
+        _value(test.output, f"{where}: tests[{index}].output")
+
+
+def _value(text: str, where: str) -> object:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        value: object = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ProblemError(f"{where} is not JSON ({error}); with fn_name, tests hold JSON values") from None
+    return value
 
 
 def suite_hash(problems: Sequence[Problem]) -> str:

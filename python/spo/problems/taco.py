@@ -1,8 +1,7 @@
 """TACO as published (`BAAI/TACO`, Parquet or Arrow): rows to problems.
 
-Every column is text, some of it JSON. Function-call problems are left out and counted in the log, since programs
-are judged by what they print; so are problems without tests. TACO holds problems of APPS and CodeContests: nothing
-is deduplicated here.
+Every column is text, some of it JSON. Problems without tests are left out and counted in the log. TACO holds problems
+of APPS and CodeContests: nothing is deduplicated here.
 """
 
 import hashlib
@@ -62,22 +61,28 @@ def load_taco(path: str) -> list[Problem]:
 
 
 def _unsupported(row: Mapping[str, Any], tests: Mapping[str, Any]) -> str:
-    if tests.get("fn_name"):
-        return "they call a function"
     if not tests.get("inputs"):
         return "they have no tests"
     if len(tests["inputs"]) != len(tests.get("outputs") or ()):
         return "their inputs and outputs differ in number"
+    if tests.get("fn_name") and not all(isinstance(arguments, list) for arguments in tests["inputs"]):
+        return "their function's arguments are not lists"
     return "" if (row["question"] or "").strip() else "they have no statement"
 
 
 def _problem(problem_id: str, row: Mapping[str, Any], tests: Mapping[str, Any], where: str) -> Problem:
+    fn_name = str(tests["fn_name"]) if tests.get("fn_name") else None
+    encode = _text if fn_name is None else json.dumps
+    statement = row["question"]
+    if fn_name and not row["starter_code"]:
+        statement += f"\n\nWrite a function `{fn_name}`."
     return Problem(
         id=problem_id,
         dataset="taco",
-        statement=row["question"],
+        statement=statement,
+        fn_name=fn_name,
         tests=tuple(
-            ProblemTest(_text(text), _text(answer), name=f"test-{index}")
+            ProblemTest(encode(text), encode(answer), name=f"test-{index}")
             for index, (text, answer) in enumerate(zip(tests["inputs"], tests["outputs"], strict=True), start=1)
         ),
         time_limit_s=_amount(row["time_limit"], _SECONDS) * PYTHON_TIME_FACTOR or DEFAULT_TIME_LIMIT_S,

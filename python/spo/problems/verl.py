@@ -1,7 +1,7 @@
 """Rows as verl and SkyRL train on them (Parquet, Arrow or JSON Lines): a chat prompt, and tests as its ground truth.
 
-The user's messages become the statement; the chat template is that of the model trained here. Rows that call a
-function, or hold no tests, are left out and counted in the log.
+The user's messages become the statement; the chat template is that of the model trained here. Rows without tests are
+left out and counted in the log.
 """
 
 import hashlib
@@ -72,8 +72,6 @@ def _parse(text: str | bytes, where: str, what: str) -> dict[str, Any]:
 
 def _unsupported(tests: Mapping[str, Any]) -> str:
     inputs, outputs = tests.get("inputs") or (), tests.get("outputs") or ()
-    if tests.get("fn_name"):
-        return "they call a function"
     if not inputs:
         return "they have no tests"
     return "" if len(inputs) == len(outputs) else "their inputs and outputs differ in number"
@@ -85,12 +83,14 @@ def _problem(row: Mapping[str, Any], tests: Mapping[str, Any], where: str) -> Pr
     extra = row["extra_info"] if isinstance(row["extra_info"], dict) else {}
     number = extra.get("index")
     name = hashlib.blake2b(statement.encode(errors="replace"), digest_size=8).hexdigest() if number is None else number
+    fn_name = str(tests["fn_name"]) if tests.get("fn_name") else None
     return Problem(
         id=f"{dataset}/{extra.get('split') or 'row'}-{name}",
         dataset=dataset,
         statement=statement,
+        fn_name=fn_name,
         tests=tuple(
-            ProblemTest(_text(text, where), _text(answer, where), name=f"test-{index}")
+            ProblemTest(_text(text, fn_name, where), _text(answer, fn_name, where), name=f"test-{index}")
             for index, (text, answer) in enumerate(zip(tests["inputs"], tests["outputs"], strict=True), start=1)
         ),
         difficulty=str(extra.get("difficulty") or ""),
@@ -106,7 +106,10 @@ def _statement(prompt: Any, where: str) -> str:
         raise ProblemError(f"{where}: prompt: expected text or chat messages with role and content") from None
 
 
-def _text(entry: Any, where: str) -> str:
+def _text(entry: Any, fn_name: str | None, where: str) -> str:
+    """A test's text, or the JSON of its arguments or value."""
+    if fn_name is not None:
+        return json.dumps(entry)
     if not isinstance(entry, str):
         raise ProblemError(f"{where}: ground_truth: expected tests as text, got {entry!r:.60}")
     return entry

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 import trio
 
-from spo.errors import JudgeError, ProblemError
+from spo.errors import JudgeError
 from spo.judge import Judge, Judgement, Limits, TestCase
 from spo.problems import Problem, extract_code
+from spo.problems.judging import cases_of
 from spo.reward import NO_CODE, TRUNCATED, reward_of
 
 ATTEMPTS = 2
@@ -61,17 +62,12 @@ class Grader:
         """Grades the responses to a problem; None stands for a truncated one.
 
         Raises:
-            ProblemError: It is a function-call problem; the judge runs whole programs.
             ValueError: The judge knows no checker, or takes no limit, like the problem's.
         """
-        if problem.fn_name is not None:
-            raise ProblemError(
-                f"problem {problem.id}: calls {problem.fn_name}(); only stdin/stdout problems are judged"
-            )
         programs = [None if text is None else extract_code(text) for text in texts]
         grading = Grading()
         verdicts: dict[str, str] = {}
-        tests = [TestCase(input=test.input, output=test.output) for test in problem.tests]
+        tests = cases_of(problem)
         async with trio.open_nursery() as nursery:
             for unique in dict.fromkeys(program for program in programs if program is not None):
                 nursery.start_soon(self._judge_one, problem, tests, unique, verdicts, grading)
@@ -103,4 +99,6 @@ class Grader:
             memory_bytes=problem.memory_limit_bytes,
             output_bytes=self._output_bytes,
         )
-        return await self._judge.judge_async(program, tests, checker=problem.checker, limits=limits)
+        return await self._judge.judge_async(
+            program, tests, checker=problem.checker, fn_name=problem.fn_name, limits=limits
+        )
