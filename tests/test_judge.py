@@ -263,3 +263,18 @@ def test_a_wrong_setup_is_named() -> None:
         Judge(interpreter="/no/such/python")
     with pytest.raises(ValueError, match="/bin/true is no CPython"):
         Judge(interpreter="/bin/true")
+
+
+def test_long_inputs_and_outputs_arrive_whole(judge: Judge) -> None:
+    text = b"".join(b"%d\n" % number for number in range(2_000_000))
+    limits = Limits(cpu_time_s=10.0, output_bytes=64 << 20)
+    source = "import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read())"
+    result = judge.judge(source, [TestCase(text, text)], checker="exact", limits=limits).tests[0]
+    assert (result.verdict, result.stdout_bytes) == (Verdict.ACCEPTED, len(text))
+    shorter = judge.judge(source, [TestCase(text, text[:-2])], checker="tokens", limits=limits)
+    assert shorter.verdict is Verdict.WRONG_ANSWER
+
+
+def test_a_submission_may_have_many_tests(judge: Judge) -> None:
+    tests = [TestCase(f"{number}\n", f"{number}\n") for number in range(500)]
+    assert judge.judge("print(input())", tests).num_passed == 500

@@ -60,6 +60,9 @@ class Program:
         self._module = types.ModuleType("solution" if function else "__main__")
         self.namespace = self._module.__dict__
         self.namespace.update(__file__=FILE_NAME, __builtins__=builtins, __cached__=None)
+        if "__annotations__" in sys.modules["__main__"].__dict__:  # Until CPython 3.14.
+            self.namespace["__annotations__"] = {}
+        linecache.cache[FILE_NAME] = (self._text,)  # Asked only when a line is to be shown.
         if function:
             exec(_PRELUDE, self.namespace)
         self._runs_finalizers = b"__del__" in source
@@ -92,19 +95,15 @@ class Program:
         if isinstance(error, SystemExit):
             return _exit_code(error.code)
         error = error.with_traceback(_without_first_frame(error.__traceback__))
-        try:
-            if sys.excepthook is sys.__excepthook__:
-                text = self._source.decode("utf-8", "replace")
-                linecache.cache[FILE_NAME] = (len(text), None, text.splitlines(True), FILE_NAME)
-                traceback.print_exception(error)
-            else:
-                sys.excepthook(type(error), error, error.__traceback__)
-        except BaseException:
-            return 1
+        with contextlib.suppress(BaseException):
+            _report(error)
         if isinstance(error, KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
         return 1
+
+    def _text(self) -> str:
+        return self._source.decode("utf-8", "replace")
 
     def finish(self, code: int) -> None:
         """Ends the process as the interpreter would: threads joined, exit handlers run, streams flushed."""
@@ -146,6 +145,20 @@ def _stream(descriptor: int, name: str, mode: str) -> io.TextIOWrapper | None:
     stream = io.TextIOWrapper(buffer, "utf-8", errors, newline="\n", line_buffering=descriptor == 2)
     stream.mode = mode
     return stream
+
+
+def _report(error: BaseException) -> None:
+    if sys.excepthook is sys.__excepthook__:
+        traceback.print_exception(error)
+        return
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    except Exception as second:
+        print("Error in sys.excepthook:", file=sys.stderr)
+        second.__context__ = None
+        traceback.print_exception(second.with_traceback(_without_first_frame(second.__traceback__)))
+        print("\nOriginal exception was:", file=sys.stderr)
+        traceback.print_exception(error)
 
 
 def _exit_code(code: object) -> int:
