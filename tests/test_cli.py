@@ -27,6 +27,7 @@ MISTAKES = {
     "problems that do not exist": (["tiny", 'problems.train=["jsonl:/nowhere.jsonl"]'], "/nowhere.jsonl"),
     "nothing to resume": (["--resume", "/nowhere"], "holds no run"),
     "no ranks": (["tiny", "--nproc-per-node", "0"], "--nproc-per-node"),
+    "a setting behind an option": (["tiny", "seed=1", "--nproc-per-node", "2", "batch.size=3"], "unknown field `size`"),
 }
 
 
@@ -37,6 +38,13 @@ def test_wrong_input_is_one_line_and_exit_status_2(mistake: str, capsys: pytest.
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("spo: error: ")
     assert expected in line
+
+
+def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        main(["train", "tiny", "--sede=1"])
+    assert ending.value.code == 2
+    assert "unrecognized arguments: --sede=1" in capsys.readouterr().err
 
 
 def test_a_problem_file_with_a_hole_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ STATUS_FAILED, STATUS_USAGE, STATUS_INTERRUPTED = 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         return int(options.run(options))
     except (ConfigError, ProblemError) as error:
@@ -37,6 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, STATUS_FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted", STATUS_INTERRUPTED)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parses, and takes `section.field=value` behind an option too, which argparse by itself does not."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not (hasattr(options, "settings") and all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.settings = [*options.settings, *rest]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

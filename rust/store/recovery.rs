@@ -112,7 +112,7 @@ impl<'a> Walk<'a> {
             return Ok(Step::Torn);
         }
         let payload = self.read(self.at + FRAME_HEADER_BYTES as u64, header.length as usize)?;
-        if crc32c::crc32c(&payload) != header.payload_crc {
+        if !header.matches(&payload) {
             let next = self.at + FRAME_HEADER_BYTES as u64 + length;
             return self.torn_or_damaged("the payload does not match its checksum".to_owned(), Some(next));
         }

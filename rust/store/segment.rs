@@ -193,7 +193,7 @@ fn read_into<'a>(file: &File, path: &Path, offset: u64, frame: &'a mut [u8]) -> 
         return Err(corrupt("the frame is shorter than a header".to_owned()));
     };
     let header = FrameHeader::read(start).map_err(|damage| corrupt(damage.what))?;
-    if header.length as usize != payload.len() || crc32c::crc32c(payload) != header.payload_crc {
+    if !header.matches(payload) {
         return Err(corrupt("the payload does not match its checksum".to_owned()));
     }
     Ok((header, payload))

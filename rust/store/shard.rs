@@ -68,6 +68,11 @@ impl FrameHeader {
         FrameHeader { kind, batch_end, sequence, length: payload.len() as u32, time_us, payload_crc }
     }
 
+    /// Whether `payload` is what the header was written for.
+    pub fn matches(&self, payload: &[u8]) -> bool {
+        self.length as usize == payload.len() && crc32c::crc32c(payload) == self.payload_crc
+    }
+
     /// Appends the header and the payload.
     pub fn put(&self, payload: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
