@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from spo.config import Config
 from spo.errors import ConfigError, ProblemError
 from spo.problems import Problem, ProblemTest
 from spo.rollout.fake import END_TOKEN, FakeCodec
+from spo.rollout.parts import _choose_engine
 from spo.rollout.prompts import ModelCodec, check_length, prompt_text
 from spo.tiny.tokenizer import make_tokenizer
 
@@ -83,3 +85,10 @@ def test_the_worker_imports_neither_torch_nor_transformers(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == ""
+
+
+def test_an_engine_whose_libraries_are_not_installed_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "spo.rollout.transformers", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ConfigError, match=r"workers\.engine: .*pip install 'spo-rl\[train\]'"):
+        _choose_engine(Config(), "anywhere")

@@ -9,11 +9,13 @@ from pathlib import Path
 import trio
 
 from spo.config import Config
+from spo.errors import ConfigError
 from spo.judge import Judge, Limits
+from spo.models import tokenizer_fingerprint
 from spo.rollout.engine import Sampler
 from spo.rollout.fake import FakeCodec, FakeSampler
 from spo.rollout.grading import Grader
-from spo.rollout.prompts import Codec
+from spo.rollout.prompts import Codec, ModelCodec
 from spo.rollout.threaded import ThreadedEngine
 from spo.rollout.worker import Parts
 
@@ -62,9 +64,11 @@ def _choose_engine(config: Config, model_path: str) -> tuple[Codec, Callable[[],
     if config.workers.engine == "fake":
         fake = FakeCodec()
         return fake, partial(FakeSampler, fake, batch_size)
-    from spo.models import tokenizer_fingerprint
-    from spo.rollout.prompts import ModelCodec
-    from spo.rollout.transformers import load_sampler
-
+    try:
+        from spo.rollout.transformers import load_sampler
+    except ImportError as error:
+        raise ConfigError(
+            f"workers.engine: transformers cannot be used here ({error}); pip install 'spo-rl[train]'"
+        ) from error
     codec = ModelCodec(model_path, tokenizer_fingerprint(Path(model_path)))
     return codec, partial(load_sampler, config, model_path, codec.end_tokens)

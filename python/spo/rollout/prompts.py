@@ -57,7 +57,8 @@ class ModelCodec:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"model.path: {model_path}: no tokenizer that transformers can load: {error}") from error
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"model.path: {model_path}: no tokenizer that transformers can load: {reason}") from error
         self.tokenizer_fingerprint = tokenizer_fingerprint
         self.end_tokens = _end_tokens(self._tokenizer, Path(model_path))
         if not self.end_tokens:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from spo.config import Config
 from spo.errors import ConfigError, WeightsError
@@ -254,13 +255,15 @@ def load_sampler(config: Config, model_path: str, end_tokens: Sequence[int]) -> 
     """
     device = _device(config.workers.device)
     torch.set_num_threads(config.workers.torch_threads)
+    disable_progress_bar()
     dtype = getattr(torch, config.workers.dtype)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path: {model_path}: no model that transformers can load: {error}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"model.path: {model_path}: no model that transformers can load: {reason}") from error
     return TransformersSampler(model.to(device), end_tokens, max_batch_size=config.workers.max_batch_size)
 
 
