@@ -63,10 +63,10 @@ def test_the_bootstrap_interval_is_seeded() -> None:
 
 def test_the_bootstrap_interval_is_close_to_the_normal_one_for_many_values() -> None:
     values = np.random.default_rng(3).normal(2.0, 1.0, 400)
-    low, high = bootstrap_interval(values.tolist())
+    low, high = bootstrap_interval(values.tolist(), num_resamples=20_000)
     half_width = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - half_width, abs=0.02)
-    assert high == pytest.approx(values.mean() + half_width, abs=0.02)
+    assert low == pytest.approx(values.mean() - half_width, abs=0.004)
+    assert high == pytest.approx(values.mean() + half_width, abs=0.004)
 
 
 def test_the_interval_of_equal_values_is_that_value() -> None:

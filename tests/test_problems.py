@@ -206,7 +206,7 @@ def test_json_lines_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        ("nothing", "no known source.*builtin, code_contests, jsonl, kattis, taco, tiny, verl"),
+        ("nothing", "no known source.*builtin, code_contests, humaneval, jsonl, kattis, taco, tiny, verl"),
         ("", "no known source"),
         ("jsonl", "write jsonl:PATH"),
         ("kattis:", "write kattis:PATH"),

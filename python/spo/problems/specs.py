@@ -10,6 +10,7 @@ from typing import Literal
 
 from spo.errors import ConfigError, ProblemError
 from spo.problems.code_contests import load_code_contests
+from spo.problems.humaneval import load_humaneval
 from spo.problems.jsonl import load_jsonl
 from spo.problems.kattis import load_kattis
 from spo.problems.schema import Problem, check_problem
@@ -26,7 +27,8 @@ def load_problems(specs: Sequence[str], seed: int = 0) -> list[Problem]:
     Args:
         specs: Each `builtin`, `builtin:easy|medium|hard`, `builtin:NAME`, `kattis:PATH` (a package or a folder of
             packages), `jsonl:PATH`, `code_contests:PATH` and `taco:PATH` (a Parquet or Arrow file, a folder or a
-            glob), `verl:PATH` (the same, or a `.jsonl` file), `tiny:train` or `tiny:evaluation`.
+            glob), `verl:PATH` (the same, or a `.jsonl` file), `humaneval` or `humaneval:PATH`, `tiny:train` or
+            `tiny:evaluation`.
         seed: Seeds the test generators of sources that generate tests.
 
     Raises:
@@ -86,6 +88,10 @@ def _taco(argument: str, seed: int) -> list[Problem]:
     return load_taco(str(_path(argument, "taco:PATH")))
 
 
+def _humaneval(argument: str, seed: int) -> list[Problem]:
+    return load_humaneval(str(Path(argument).expanduser()) if argument else "")
+
+
 def _verl(argument: str, seed: int) -> list[Problem]:
     return load_verl(str(_path(argument, "verl:PATH")))
 
@@ -110,6 +116,7 @@ _LOADERS: dict[str, Loader] = {
     "builtin": _builtin,
     "kattis": _kattis,
     "code_contests": _code_contests,
+    "humaneval": _humaneval,
     "jsonl": _jsonl,
     "taco": _taco,
     "tiny": _tiny,
