@@ -95,5 +95,35 @@ fn store(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, store);
+/// Opening sealed segments, of which only the footers are read.
+fn open_sealed(criterion: &mut Criterion) {
+    const COUNT: u64 = 200_000;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let options = Options { segment_bytes: 4 << 20, ..Options::new(Mode::Append, Some("bench")) };
+    let store = Store::open(directory.path(), options, Interrupt::never()).expect("a fresh store opens");
+    let small = trajectories().swap_remove(0);
+    let make = |at: u64| Trajectory {
+        problem_id: format!("problem-{}", at / 64),
+        prompt_tokens: vec![1],
+        response_tokens: vec![2],
+        behavior_logprobs: None,
+        seed: at,
+        ..small.clone()
+    };
+    for start in (0..COUNT).step_by(1000) {
+        let records: Vec<Trajectory> = (start..start + 1000).map(make).collect();
+        store.append(&records, Interrupt::never()).expect("an append");
+    }
+    let sealed = store.info(Interrupt::never()).expect("totals").sealed_segments;
+    drop(store);
+    let mut group = criterion.benchmark_group("open");
+    group.throughput(Throughput::Elements(COUNT)).sample_size(10);
+    group.bench_function(format!("{COUNT} records in {sealed} sealed segments"), |bencher| {
+        let open = || Store::open(directory.path(), Options::new(Mode::Read, None), Interrupt::never());
+        bencher.iter(|| open().expect("it opens"));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, store, open_sealed);
 criterion_main!(benches);

@@ -34,22 +34,22 @@ const _: () = assert!(size_of::<Row>() <= 48);
 
 impl Row {
     /// The row that a footer keeps.
-    pub fn from_footer(row: &FooterRow<'_>, names: &mut Names) -> Self {
+    pub fn from_footer(row: &FooterRow<u32>) -> Self {
         Row {
             time_us: row.time_us,
             reward: row.reward,
             sequence: row.sequence,
             offset: row.offset,
             length: row.length,
-            source: names.number(row.source),
-            problem: names.number(row.problem),
+            source: row.source,
+            problem: row.problem,
             prompt: row.prompt,
             response: row.response,
         }
     }
 
     /// The row as a footer keeps it.
-    pub fn to_footer<'a>(&self, names: &'a Names) -> FooterRow<'a> {
+    pub fn to_footer<'a>(&self, names: &'a Names) -> FooterRow<&'a str> {
         FooterRow {
             sequence: self.sequence,
             offset: self.offset,

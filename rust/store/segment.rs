@@ -128,7 +128,7 @@ impl Segment {
             return Err(self.corrupt(trailer_at, Damage { offset: 0, what }));
         }
         let mut rows = Vec::new();
-        shard::read_footer(&payload, |row| rows.push(Row::from_footer(&row, names)))
+        shard::read_footer(&payload, |name| names.number(name), |row| rows.push(Row::from_footer(&row)))
             .map_err(|damage| self.corrupt(footer_at, damage))?;
         (self.rows, self.end, self.sequence) = (rows, footer_at, header.sequence);
         (self.sealed, self.footer_end) = (true, trailer_at);

@@ -148,9 +148,9 @@ impl SegmentHeader {
     }
 }
 
-/// What the index keeps of a record, names spelled out.
+/// What the index keeps of a record: names spelled out (`N` is `&str`), or as whatever stands for a name (`u32`).
 #[derive(Debug, Clone, PartialEq)]
-pub struct FooterRow<'a> {
+pub struct FooterRow<N> {
     /// Sequence number of the record's frame.
     pub sequence: u32,
     /// Offset of the frame in the file.
@@ -160,9 +160,9 @@ pub struct FooterRow<'a> {
     /// When it was appended.
     pub time_us: u64,
     /// `source` of the trajectory.
-    pub source: &'a str,
+    pub source: N,
     /// `problem_id` of the trajectory.
-    pub problem: &'a str,
+    pub problem: N,
     /// `reward` of the trajectory.
     pub reward: f64,
     /// Tokens of its prompt.
@@ -172,7 +172,7 @@ pub struct FooterRow<'a> {
 }
 
 /// The payload of a footer: rows as differences to the one before, names by number of first use; then zstd.
-pub fn footer<'a>(rows: impl ExactSizeIterator<Item = FooterRow<'a>>) -> crate::Result<Vec<u8>> {
+pub fn footer<'a>(rows: impl ExactSizeIterator<Item = FooterRow<&'a str>>) -> crate::Result<Vec<u8>> {
     let mut raw = Vec::new();
     put_varint(&mut raw, rows.len() as u64);
     let (mut sequence, mut offset, mut time_us) = (0, 0, 0);
@@ -201,15 +201,19 @@ pub fn footer<'a>(rows: impl ExactSizeIterator<Item = FooterRow<'a>>) -> crate::
     Ok(payload)
 }
 
-/// Calls `each` with every row of a footer's payload.
-pub fn read_footer(payload: &[u8], mut each: impl FnMut(FooterRow<'_>)) -> Result<(), Damage> {
+/// Calls `each` with every row of a footer's payload, and `number` once for each name in it.
+pub fn read_footer(
+    payload: &[u8],
+    mut number: impl FnMut(&str) -> u32,
+    mut each: impl FnMut(FooterRow<u32>),
+) -> Result<(), Damage> {
     let mut cursor = Cursor::new(payload);
     let length = cursor.length(MAX_FOOTER_BYTES, "footer length")?;
     let raw = decompress(&payload[cursor.offset()..], length)
         .map_err(|error| cursor.damage(format!("the footer does not decompress: {error}")))?;
     let mut cursor = Cursor::new(&raw);
     let count = cursor.length(MAX_SEGMENT_RECORDS, "row count")?;
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: Vec<u32> = Vec::new();
     let (mut sequence, mut offset, mut time_us) = (0u32, 0u32, 0u64);
     let most = u32::MAX as usize;
     for _ in 0..count {
@@ -219,11 +223,11 @@ pub fn read_footer(payload: &[u8], mut each: impl FnMut(FooterRow<'_>)) -> Resul
         let length = cursor.length(MAX_PAYLOAD_BYTES, "length")? as u32;
         time_us = time_us.checked_add(cursor.varint("time")?).ok_or(overflow)?;
         let mut name = || {
-            let number = cursor.length(names.len(), "name number")?;
-            if number == names.len() {
-                names.push(cursor.text(MAX_NAME_BYTES, "name")?);
+            let local = cursor.length(names.len(), "name number")?;
+            if local == names.len() {
+                names.push(number(cursor.text(MAX_NAME_BYTES, "name")?));
             }
-            Ok(names[number])
+            Ok(names[local])
         };
         let (source, problem) = (name()?, name()?);
         let reward = cursor.float("reward")?;
