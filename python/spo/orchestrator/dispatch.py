@@ -1,6 +1,7 @@
 """Dispatch: work items go out to workers, results come in, and what a dead worker leaves is handed out again.
 
-Work comes from sources in order of priority; a source decides what is due and takes its results. Every item is
+Work comes from sources; a source decides what is due and takes its results. The one with the fewest responses on
+their way is served first, so that an evaluation slows sampling for training but never stops it. Every item is
 answered exactly once: what fails or is lost is given out again as it was, with the same seeds, and a late second
 answer is ignored. How workers are reached is not known here (`workers.py`), nor what the work is for.
 """
@@ -85,7 +86,7 @@ class Dispatcher:
 
     def __init__(self, on_result: Callable[[Result], None], on_again: Callable[[], None]) -> None:
         self.sources: Sequence[Source] = ()
-        """What there is work for, in order of priority."""
+        """What there is work for; the earlier first where equally many of their responses are on their way."""
         self._on_result = on_result
         self._on_again = on_again
         self._loads: dict[Worker, int] = {}
@@ -190,7 +191,7 @@ class Dispatcher:
             assignment = self._assignments[self._again.popleft()]
             assignment.work = assignment.source.renew(assignment.work)
             return assignment
-        for source in self.sources:
+        for source in sorted(self.sources, key=self._num_on_way):
             work = source.take(room)
             if work is not None:
                 work = msgspec.structs.replace(work, work_id=self._next_id)
@@ -198,6 +199,9 @@ class Dispatcher:
                 self._assignments[work.work_id] = assignment = Assignment(work, source)
                 return assignment
         return None
+
+    def _num_on_way(self, source: Source) -> int:
+        return sum(len(assignment.work.seeds) for assignment in self.in_flight(source))
 
     def _watch_excluded(self, num_judged: int, num_excluded: int) -> None:
         self._consecutive_excluded = 0 if num_judged else self._consecutive_excluded + num_excluded
