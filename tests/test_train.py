@@ -91,6 +91,6 @@ def test_an_interrupt_ends_the_run_in_order(
 ) -> None:
     monkeypatch.setattr(train, "resolve_model", lambda _config, _run_dir: signal.raise_signal(signal.SIGTERM))
     assert train.main(["tiny", f"run_dir={tmp_path / 'run'}"]) == train.EXIT_INTERRUPTED
-    assert "interrupted" in capsys.readouterr().err
+    assert f"interrupted; go on by `spo train --resume {tmp_path}/run`" in capsys.readouterr().err
     # A repeated signal does not disturb the ending.
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN

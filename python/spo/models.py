@@ -91,8 +91,11 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _make_tiny(config: Config, directory: Path) -> Path:
+    from transformers.utils import logging
+
     from spo.tiny.reference import ReferenceSettings, make_reference
 
+    logging.disable_progress_bar()
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("making the tiny reference policy", total=config.tiny.steps)
         return make_reference(

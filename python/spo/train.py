@@ -39,6 +39,8 @@ RANKS_TIMEOUT_S = 3600.0
 ORCHESTRATOR_EXIT_S = 60.0
 """The orchestrator's time to end after the run has finished."""
 _END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_GLANCE_S = 2.0
+"""Time for an orchestrator that has seen another rank die to say so."""
 _LAST_WORDS_S = 5.0
 """Time for an orchestrator that was lost to finish dying, and rank 0 to tell, before the rest goes."""
 
@@ -81,19 +83,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, EXIT_BAD_INPUT, is_first)
     except SpoError as error:
         return _fail(error, EXIT_FAILED, is_first)
-    except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED, is_first)
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted", EXIT_INTERRUPTED, is_first)
 
 
 def _first_rank(config: Config, resume: bool) -> int:
     run_dir = prepare_run(config, resume)
-    resolve_model(config, run_dir)
+    try:
+        resolve_model(config, run_dir)
+        return _run(config, run_dir)
+    except KeyboardInterrupt as interrupt:
+        why = str(interrupt) or "interrupted"
+        raise KeyboardInterrupt(f"{why}; go on by `spo train --resume {run_dir}`") from None
+
+
+def _run(config: Config, run_dir: Path) -> int:
     orchestrator = start_orchestrator(run_dir)
     try:
         _train(config, run_dir)
         return orchestrator.wait(ORCHESTRATOR_EXIT_S)
     except ConnectionLost as error:
-        raise ConnectionLost(f"{error} ({_last_words(orchestrator)})") from error
+        raise ConnectionLost(f"{error} ({_last_words(orchestrator, _LAST_WORDS_S)})") from error
+    except KeyboardInterrupt:
+        # torchrun interrupts this rank when another one has died; the orchestrator has seen which.
+        raise KeyboardInterrupt(f"interrupted ({_last_words(orchestrator, _GLANCE_S)})") from None
     except subprocess.TimeoutExpired:
         raise SpoError(f"the orchestrator did not end within {ORCHESTRATOR_EXIT_S:.0f} s of the run's end") from None
     finally:
@@ -127,12 +140,14 @@ def _train(config: Config, run_dir: Path | None) -> None:
     stop_ranks()
 
 
-def _last_words(orchestrator: OrchestratorProcess) -> str:
+def _last_words(orchestrator: OrchestratorProcess, timeout_s: float) -> str:
     try:
-        status = orchestrator.wait(_LAST_WORDS_S)
+        status = orchestrator.wait(timeout_s)
     except subprocess.TimeoutExpired:
-        return "the orchestrator still runs"
-    return f"the orchestrator ended with status {status}: {orchestrator.last_error()}"
+        return "the orchestrator ran on"
+    if status < 0:
+        return f"the orchestrator was killed by signal {-status}"
+    return f"the orchestrator ended: {orchestrator.last_error()}"
 
 
 def _fail(error: BaseException | str, status: int, is_first: bool) -> int:
@@ -141,6 +156,7 @@ def _fail(error: BaseException | str, status: int, is_first: bool) -> int:
         print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
     else:
         # torchrun ends all ranks as soon as one has ended: rank 0 first.
+        _end_on_signals(in_order=False)
         time.sleep(_LAST_WORDS_S)
     return status
 
@@ -161,4 +177,8 @@ def _end_on_signals(in_order: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not `sys.exit`: where a rank has failed, tearing down the process group may wait for peers that are gone.
+    os._exit(exit_status)
