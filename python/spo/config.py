@@ -210,8 +210,8 @@ class TinyConfig(Section, frozen=True):
 
     steps: Positive = 250
     """Supervised steps."""
-    torch_threads: Positive = 2
-    """Torch threads while it is made (nothing else runs then)."""
+    torch_threads: Positive = 1
+    """Torch threads while it is made; more gain little on so small a model, and lose much on a busy machine."""
 
 
 class NetworkConfig(Section, frozen=True):

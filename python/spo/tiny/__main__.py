@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("directory", type=Path, help="where the model and its tokenizer are written")
     parser.add_argument("--seed", type=int, default=0, help="decides the data, the start and what is confused")
     parser.add_argument("--steps", type=_positive, default=defaults.num_steps, help="supervised steps")
-    parser.add_argument("--threads", type=_positive, default=2, help="torch threads")
+    parser.add_argument("--threads", type=_positive, default=1, help="torch threads")
     options = parser.parse_args(arguments)
     transformers_logging.disable_progress_bar()  # One progress line is enough.
     columns = (TextColumn("reference"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"))

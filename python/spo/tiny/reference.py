@@ -166,7 +166,7 @@ def learning_rate(step: int, settings: ReferenceSettings) -> float:
 def make_reference(
     directory: str | os.PathLike[str],
     seed: int,
-    num_threads: int = 2,
+    num_threads: int = 1,
     progress: Progress | None = None,
     settings: ReferenceSettings | None = None,
 ) -> Path:
