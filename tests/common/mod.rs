@@ -1,10 +1,12 @@
 //! What tests of store and replay share.
 #![allow(dead_code, reason = "no test file uses all of it")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use spo_core::Interrupt;
+use spo_core::replay::Request;
+use spo_core::replay::batch::{Batch, PADDING};
 use spo_core::store::{Mode, Options, Store};
 use spo_core::trajectory::Trajectory;
 
@@ -43,4 +45,35 @@ pub fn options(mode: Mode) -> Options {
 /// The store in the directory, to append to.
 pub fn append(directory: &Path) -> Store {
     Store::open(directory, options(Mode::Append), Interrupt::never()).unwrap()
+}
+
+/// Asks for a batch with rows of 64 tokens.
+pub fn request(count: usize, mix: &[(&str, f64)]) -> Request {
+    let mix = mix.iter().map(|&(source, share)| (source.to_owned(), share)).collect();
+    Request { num_trajectories: count, policy_version: 0, mix, token_budget: 64, row_multiple: 1 }
+}
+
+/// Checks that the batch holds each token of its trajectories once, in the right place, and nothing else.
+pub fn check_packing(batch: &Batch, request: &Request) {
+    assert_eq!(batch.width, request.token_budget);
+    assert_eq!(batch.rows % request.row_multiple, 0);
+    let mut seen: HashMap<i32, usize> = HashMap::new();
+    for at in 0..batch.rows * batch.width {
+        let segment = batch.segment_ids[at];
+        if segment == PADDING {
+            assert_eq!((batch.tokens[at], batch.position_ids[at], batch.response_mask[at]), (0, 0, false));
+            continue;
+        }
+        let trajectory = &batch.items[segment as usize].0.trajectory;
+        let position = batch.position_ids[at] as usize;
+        let all = [&trajectory.prompt_tokens[..], &trajectory.response_tokens[..]].concat();
+        assert_eq!(batch.tokens[at], all[position]);
+        assert_eq!(batch.response_mask[at], position >= trajectory.prompt_tokens.len());
+        // Tokens of a trajectory come in order, so counting them proves that each comes once.
+        assert_eq!(*seen.entry(segment).or_insert(0), position);
+        seen.insert(segment, position + 1);
+    }
+    for (at, (item, _)) in batch.items.iter().enumerate() {
+        assert_eq!(seen.get(&(at as i32)).copied().unwrap_or(0), item.trajectory.num_tokens());
+    }
 }

@@ -1,0 +1,110 @@
+"""The store between processes: killed writers, readers that follow, a system that refuses."""
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from spo.store import TrajectoryStore
+
+WRITER = """
+import sys
+from spo.store import Trajectory, TrajectoryStore
+
+path, writer = sys.argv[1], int(sys.argv[2])
+store = TrajectoryStore.open(path, tokenizer="tests", segment_bytes=20_000)
+number = 0
+while True:
+    batch = [
+        Trajectory("p", range(n % 50), range(n % 90), -1.0, "wrong_answer", f"writer-{writer}", seed=n)
+        for n in range(number, number + 3)
+    ]
+    number += 3
+    store.append(batch)
+    store.commit()
+    print(number, flush=True)
+"""
+
+
+def start_writer(path: Path, writer: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, str(path), str(writer)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def acknowledged(process: subprocess.Popen[str]) -> int:
+    assert process.stdout is not None
+    with process.stdout as lines:
+        return max((int(line) for line in lines if line.endswith("\n")), default=0)
+
+
+def test_writers_killed_at_random_moments_lose_nothing_that_was_committed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(20)
+    for turn in range(6):
+        processes = [start_writer(tmp_path, 2 * turn + side) for side in range(2)]
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.05))
+            process.kill()
+        counts = [acknowledged(process) for process in processes]
+        assert all(process.wait(60) == -signal.SIGKILL for process in processes)
+        with TrajectoryStore.open(tmp_path, "r") as store:
+            for side, count in enumerate(counts):
+                ids = store.scan(source=f"writer-{2 * turn + side}")
+                seeds = [record.seed for record in store.read_many(ids)]
+                assert seeds == list(range(len(seeds))), "each once, in order"
+                assert len(seeds) >= max(count, 3)
+                assert len(seeds) % 3 == 0, "appends are whole"
+    # A writer killed between creating a segment and sealing the one before leaves two.
+    assert len(list(tmp_path.glob("*.live"))) <= 6, "twelve writers go on in what dead ones left"
+
+
+def test_a_reader_sees_what_other_processes_append(tmp_path: Path) -> None:
+    process = start_writer(tmp_path, 0)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with TrajectoryStore.open(tmp_path, "r") as store:
+            for _ in range(5):
+                written = int(process.stdout.readline())
+                assert len(store) >= written
+                assert [record.seed for record in store.read_many(store.scan())][:written] == [*range(written)]
+    finally:
+        process.kill()
+        process.wait(60)
+        process.stdout.close()  # type: ignore[union-attr]
+
+
+FULL_DISK = """
+import resource, sys
+from spo.store import Trajectory, TrajectoryStore
+
+store = TrajectoryStore.open(sys.argv[1], tokenizer="tests")
+record = Trajectory("p", range(1000), range(1000), -1.0, "wrong_answer", "online")
+(first,) = store.append([record])
+size = store.info()["bytes"]
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000, resource.RLIM_INFINITY))
+try:
+    store.append([record])
+except OSError as error:
+    assert "append to" in str(error), error
+else:
+    raise SystemExit("the write beyond the limit did not fail")
+assert store.scan() == [first] and store.info()["bytes"] == size
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+(second,) = store.append([record])
+store.commit()
+assert store.read_many([first, second]) == [record, record]
+"""
+
+
+def test_a_write_that_the_system_refuses_is_taken_back_and_can_be_tried_again(tmp_path: Path) -> None:
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with TrajectoryStore.open(tmp_path, "r") as store:
+        assert len(store) == 2
