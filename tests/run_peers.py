@@ -17,7 +17,7 @@ import trio
 
 from spo.config import load_config
 from spo.errors import ConnectionLost
-from spo.problems import Problem, ProblemTest
+from spo.problems import Problem, ProblemTest, Solution
 from spo.rundir import MODEL_FILE, ModelInfo, prepare_run
 from spo.store import Trajectory, encode_trajectories
 from spo.types import (
@@ -45,6 +45,7 @@ from spo.types import (
     WorkerReady,
     WorkerSetup,
 )
+from spo.weights import WeightPublisher, WeightShard
 from spo.wire import ADDRESS_FILE, AsyncConnection, read_token
 
 TOKENIZER = "test-tokenizer"
@@ -72,13 +73,22 @@ SMALL = (
 def write_problems(path: Path, prefix: str, count: int) -> None:
     """Writes a file of small problems."""
     problems = [
-        Problem(f"{prefix}{index}", "test", f"Print {index}.", (ProblemTest("", f"{index}\n"),))
+        Problem(
+            f"{prefix}{index}",
+            "test",
+            f"Print {index}.",
+            (ProblemTest("", f"{index}\n"),),
+            solutions=(
+                *(Solution("python", f"print({index}){'  # right' * note}\n", True) for note in range(6)),
+                Solution("python", f"print(-1 - {index})\n", False),
+            ),
+        )
         for index in range(count)
     ]
     path.write_bytes(b"\n".join(msgspec.json.encode(problem) for problem in problems))
 
 
-def make_run(folder: Path, *overrides: str, resume: bool = False) -> Path:
+def make_run(folder: Path, *overrides: str, resume: bool = False, tokenizer: str = TOKENIZER) -> Path:
     """Prepares `folder/run` with six training problems and three held-out ones."""
     if not resume:
         write_problems(folder / "train.jsonl", "train", 6)
@@ -95,7 +105,7 @@ def make_run(folder: Path, *overrides: str, resume: bool = False) -> Path:
         ],
     )
     run_dir = prepare_run(config, resume, argv=["test"])
-    model = ModelInfo(path=str(folder), reference_fingerprint="test-reference", tokenizer_fingerprint=TOKENIZER)
+    model = ModelInfo(path=str(folder), reference_fingerprint="test-reference", tokenizer_fingerprint=tokenizer)
     (run_dir / MODEL_FILE).write_bytes(msgspec.json.encode(model))
     return run_dir
 
@@ -217,6 +227,8 @@ class ScriptedTrainer:
     model_update_interval: int = 2
     checkpoint_interval: int = 3
     step_s: float = 0.0
+    publisher: WeightPublisher | None = None
+    """Where workers fetch versions; scripted workers do without."""
     checkpoints: dict[int, bytes] = field(default_factory=dict)
     batches: dict[int, Batch] = field(default_factory=dict)
     pending: list[str] = field(default_factory=list)
@@ -235,11 +247,12 @@ class ScriptedTrainer:
 
     async def _train(self, connection: AsyncConnection) -> None:
         first = max(self.checkpoints, default=0)
+        await self._publish(first)
         await connection.send(
             TrainerHello(
                 rank=self.rank,
                 world_size=self.world_size,
-                publisher=f"127.0.0.1:{9000 + self.rank}",
+                publisher=self.publisher.address if self.publisher else f"127.0.0.1:{9000 + self.rank}",
                 step=first,
                 replay_state=self.checkpoints.get(first, b"") if self.rank == 0 else b"",
             )
@@ -254,6 +267,7 @@ class ScriptedTrainer:
             if self.rank == 0:
                 await connection.send(StepDone(step=step, metrics={"loss/objective": 1.0 / step}))
             if step % self.model_update_interval == 0 or step == self.total_steps:
+                await self._publish(step)
                 await connection.send(VersionPublished(version=step))
             if self.rank == 0 and step % self.checkpoint_interval == 0:
                 await connection.send(SaveRequest(step=step))
@@ -263,6 +277,12 @@ class ScriptedTrainer:
                 await connection.send(CheckpointSaved(step=step))
         await connection.send(TrainingDone(step=self.total_steps))
         self.finished = isinstance(await self._answer(connection), RunFinished)
+
+    async def _publish(self, version: int) -> None:
+        if self.publisher is not None:
+            weights = np.full(16, version, dtype=np.float32)
+            shard = WeightShard("weights", "float32", (16,), 0, weights.view(np.uint8))
+            await trio.to_thread.run_sync(self.publisher.publish, version, [shard])
 
     async def _answer(self, connection: AsyncConnection) -> object:
         while isinstance(message := await connection.receive(), Pending):

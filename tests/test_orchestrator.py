@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -253,3 +255,25 @@ def test_a_waiting_trainer_hears_why_it_waits(tmp_path: Path, monkeypatch: pytes
     orchestrate(run_dir, trainer, ScriptedWorker(run_dir, delay_s=0.02))
     assert "Q̂_0 is being estimated" in trainer.pending
     assert "the final policy is being evaluated" in trainer.pending
+
+
+def test_a_full_disk_ends_the_run_with_what_to_do_and_the_run_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = make_run(tmp_path)
+    append = TrajectoryStore.append
+
+    def full(store: TrajectoryStore, trajectories: list) -> list[int]:
+        if trajectories[0].source == "online":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return append(store, trajectories)
+
+    monkeypatch.setattr(TrajectoryStore, "append", full)
+    trainer = ScriptedTrainer(run_dir)
+    with pytest.raises(RunFailed, match=r"store cannot be written .*No space left.*then resume"):
+        orchestrate(run_dir, trainer, ScriptedWorker(run_dir))
+    assert "No space left" in trainer.stopped
+    monkeypatch.undo()
+    make_run(tmp_path, resume=True)
+    orchestrate(run_dir, ScriptedTrainer(run_dir), ScriptedWorker(run_dir))
+    assert json.loads((run_dir / "report.json").read_text())["finished"]

@@ -1,84 +1,172 @@
-"""Dispatch: who is served, and that nothing is answered twice."""
+"""The dispatcher: every item answered once, whatever workers do."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from spo.orchestrator.dispatch import Dispatcher
+import msgspec
+import pytest
+from run_peers import response
+
+from spo.errors import RunFailed
+from spo.orchestrator.dispatch import MAX_ATTEMPTS, MAX_CONSECUTIVE_EXCLUDED, Dispatcher, Result
 from spo.store import Trajectory, encode_trajectories
 from spo.types import Work, WorkDone
 
 
 @dataclass(eq=False)
-class Desk:
-    """A worker that keeps what it is given."""
+class FakeSource:
+    num_items: int
+    finished: list[Work] = field(default_factory=list)
+    renewed: list[Work] = field(default_factory=list)
+    taken: int = 0
 
-    capacity: int
-    name: str = "desk"
+    def take(self, limit: int) -> Work | None:
+        if self.taken == self.num_items:
+            return None
+        self.taken += 1
+        seeds = [2 * self.taken, 2 * self.taken + 1]
+        return Work(
+            work_id=0,
+            problem_id="p",
+            policy="latest",
+            source="online",
+            temperatures=[1.0, 1.0],
+            top_p=1.0,
+            seeds=seeds,
+            max_new_tokens=8,
+        )
+
+    def renew(self, work: Work) -> Work:
+        self.renewed.append(work)
+        return msgspec.structs.replace(work, min_policy_version=work.min_policy_version + 1)
+
+    def finish(self, work: Work, trajectories: list[Trajectory], num_excluded: int) -> None:
+        self.finished.append(work)
+
+
+@dataclass(eq=False)
+class FakeWorker:
+    name: str = "w"
     policy_version: int = 0
+    capacity: int = 4
     given: list[Work] = field(default_factory=list)
 
     def give(self, work: Work) -> None:
         self.given.append(work)
 
 
-@dataclass(eq=False)
-class Endless:
-    """A source that always has two more responses to sample."""
-
-    name: str
-    finished: list[Work] = field(default_factory=list)
-    taken: int = 0
-
-    def take(self, limit: int) -> Work | None:
-        self.taken += 1
-        seeds = [2 * self.taken, 2 * self.taken + 1]
-        return Work(0, "p", "latest", self.name, [1.0, 1.0], 1.0, seeds, 8)
-
-    def renew(self, work: Work) -> Work:
-        return work
-
-    def finish(self, work: Work, trajectories: list[Trajectory], num_excluded: int) -> None:
-        self.finished.append(work)
+def answer(work: Work, num_excluded: int = 0) -> WorkDone:
+    items = [response(work, index, 0) for index in range(len(work.seeds) - num_excluded)]
+    return WorkDone(
+        work_id=work.work_id,
+        trajectories=encode_trajectories(items),
+        num_excluded=num_excluded,
+        num_truncated=0,
+        sampling_time_s=0.0,
+        judge_time_s=0.0,
+        judge_cpu_time_s=0.0,
+    )
 
 
-def _answer(work: Work) -> WorkDone:
-    trajectories = [
-        Trajectory(work.problem_id, [1], [2], -1.0, "wrong_answer", work.source, seed=seed) for seed in work.seeds
-    ]
-    return WorkDone(work.work_id, encode_trajectories(trajectories), 0, 0, 0.0, 0.0, 0.0)
-
-
-def _dispatcher(*sources: Endless) -> Dispatcher:
-    dispatcher = Dispatcher(lambda _result: None, lambda: None)
+def dispatcher_for(*sources: FakeSource) -> tuple[Dispatcher, list[Result]]:
+    results: list[Result] = []
+    dispatcher = Dispatcher(results.append, lambda: None)
     dispatcher.sources = sources
-    return dispatcher
+    return dispatcher, results
+
+
+def test_workers_are_kept_full_and_no_fuller_and_the_emptiest_is_served_first() -> None:
+    dispatcher, _ = dispatcher_for(FakeSource(100))
+    small, large = FakeWorker(capacity=4), FakeWorker(capacity=8)
+    dispatcher.add_worker(small)
+    dispatcher.add_worker(large)
+    assert (len(small.given), len(large.given)) == (2, 4)
+    dispatcher.done(small, answer(small.given[0]))
+    assert (len(small.given), len(large.given)) == (3, 4)
+
+
+def test_the_earlier_source_is_served_first() -> None:
+    evaluation, online = FakeSource(10), FakeSource(10)
+    dispatcher, _ = dispatcher_for(evaluation, online)
+    dispatcher.add_worker(FakeWorker(capacity=2))
+    assert (evaluation.taken, online.taken) == (1, 0)
 
 
 def test_two_sources_share_a_worker_evenly_however_long_it_goes_on() -> None:
-    evaluation, online = Endless("evaluation"), Endless("online")
-    dispatcher, desk = _dispatcher(evaluation, online), Desk(capacity=16)
-    dispatcher.add_worker(desk)
+    evaluation, online = FakeSource(1000), FakeSource(1000)
+    dispatcher, _ = dispatcher_for(evaluation, online)
+    worker = FakeWorker(capacity=16)
+    dispatcher.add_worker(worker)
     for _ in range(50):
-        dispatcher.done(desk, _answer(desk.given.pop(0)))
+        dispatcher.done(worker, answer(worker.given.pop(0)))
     assert abs(len(evaluation.finished) - len(online.finished)) <= 1
     assert dispatcher.num_responses == 16
 
 
-def test_the_earlier_source_is_served_first() -> None:
-    evaluation, online = Endless("evaluation"), Endless("online")
-    dispatcher, desk = _dispatcher(evaluation, online), Desk(capacity=2)
-    dispatcher.add_worker(desk)
-    assert [work.source for work in desk.given] == ["evaluation"]
-
-
-def test_what_a_lost_worker_had_goes_to_the_next_one_and_is_finished_once() -> None:
-    online = Endless("online")
-    dispatcher, lost, heir = _dispatcher(online), Desk(capacity=4, name="lost"), Desk(capacity=4, name="heir")
+def test_what_a_lost_worker_had_is_renewed_and_given_to_another_with_the_same_seeds() -> None:
+    source = FakeSource(2)
+    dispatcher, results = dispatcher_for(source)
+    lost, other = FakeWorker("lost"), FakeWorker("other")
     dispatcher.add_worker(lost)
-    before = list(lost.given)
+    dispatcher.add_worker(other)
     dispatcher.remove_worker(lost)
-    dispatcher.add_worker(heir)
-    assert [work.seeds for work in heir.given] == [work.seeds for work in before]
-    dispatcher.done(heir, _answer(heir.given[0]))
-    dispatcher.done(lost, _answer(before[0]))
-    assert len(online.finished) == 1
+    assert [work.seeds for work in other.given] == [work.seeds for work in lost.given]
+    assert all(work.min_policy_version == 1 for work in other.given)
+    for work in other.given:
+        dispatcher.done(other, answer(work))
+    assert len(results) == len(source.finished) == 2
+    assert dispatcher.num_responses == 0
+
+
+def test_the_second_answer_to_an_item_is_ignored() -> None:
+    source = FakeSource(1)
+    dispatcher, results = dispatcher_for(source)
+    worker = FakeWorker()
+    dispatcher.add_worker(worker)
+    dispatcher.done(worker, answer(worker.given[0]))
+    dispatcher.done(worker, answer(worker.given[0]))
+    assert len(results) == 1
     assert dispatcher.num_late == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"trajectories": b"no trajectories"},
+        {"num_excluded": 1},
+        {"trajectories": encode_trajectories([])},
+    ],
+)
+def test_an_answer_that_does_not_fit_its_item_is_no_answer(wrong: dict[str, object]) -> None:
+    source = FakeSource(1)
+    dispatcher, results = dispatcher_for(source)
+    worker = FakeWorker()
+    dispatcher.add_worker(worker)
+    dispatcher.done(worker, msgspec.structs.replace(answer(worker.given[0]), **wrong))
+    assert results == []
+    assert [work.seeds for work in worker.given] == [[2, 3], [2, 3]]
+
+
+def test_an_item_that_nobody_can_do_ends_the_run_with_its_reason() -> None:
+    dispatcher, _ = dispatcher_for(FakeSource(1))
+    worker = FakeWorker()
+    dispatcher.add_worker(worker)
+    for _ in range(MAX_ATTEMPTS - 1):
+        dispatcher.failed(worker, worker.given[-1].work_id, "no such checker")
+    with pytest.raises(RunFailed, match=f"problem p failed {MAX_ATTEMPTS} times, at last so: no such checker"):
+        dispatcher.failed(worker, worker.given[-1].work_id, "no such checker")
+
+
+def test_a_judge_that_fails_on_everything_ends_the_run_but_not_one_that_fails_now_and_then() -> None:
+    dispatcher, _ = dispatcher_for(FakeSource(10_000))
+    worker = FakeWorker()
+    dispatcher.add_worker(worker)
+    for turn in range(MAX_CONSECUTIVE_EXCLUDED):
+        dispatcher.done(worker, answer(worker.given[turn], num_excluded=1))
+    turns = MAX_CONSECUTIVE_EXCLUDED // 2
+    for _ in range(turns - 1):
+        dispatcher.done(worker, answer(worker.given[len(worker.given) - 2], num_excluded=2))
+    last = answer(worker.given[-2], num_excluded=2)
+    with pytest.raises(RunFailed, match="spo doctor"):
+        dispatcher.done(worker, last)

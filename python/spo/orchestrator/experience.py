@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from spo.config import Config
+from spo.errors import RunFailed
 from spo.replay import Batch, ReplayBuffer
 from spo.store import Trajectory, TrajectoryStore
 
@@ -36,7 +37,8 @@ class Experience:
     """
 
     def __init__(self, run_dir: Path, tokenizer: str, config: Config) -> None:
-        self._store = TrajectoryStore.open(run_dir / "store", mode="a", tokenizer=tokenizer)
+        self._path = run_dir / "store"
+        self._store = TrajectoryStore.open(self._path, mode="a", tokenizer=tokenizer)
         self._buffer = ReplayBuffer(
             capacity=config.replay.capacity,
             max_uses=config.replay.max_uses,
@@ -55,11 +57,18 @@ class Experience:
         self._max_staleness = config.replay.max_staleness
 
     def append(self, trajectories: Sequence[Trajectory]) -> list[int]:
-        """Stores trajectories that are not trained on; returns their ids."""
+        """Stores trajectories that are not trained on; returns their ids.
+
+        Raises:
+            RunFailed: The disk refused.
+        """
         if not trajectories:
             return []
         self._dirty = True
-        return self._store.append(list(trajectories))
+        try:
+            return self._store.append(list(trajectories))
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def add_online(self, trajectories: Sequence[Trajectory]) -> None:
         """Stores fresh trajectories and puts them into the buffer's window."""
@@ -113,7 +122,10 @@ class Experience:
         async with self._committing:
             if self._dirty:
                 self._dirty = False
-                await trio.to_thread.run_sync(self._store.commit)
+                try:
+                    await trio.to_thread.run_sync(self._store.commit)
+                except OSError as error:
+                    raise self._unwritable(error) from None
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to bring the buffer back to where it is now."""
@@ -151,6 +163,9 @@ class Experience:
         """Makes everything durable and closes the store."""
         self._store.commit()
         self._store.close()
+
+    def _unwritable(self, error: OSError) -> RunFailed:
+        return RunFailed(f"{self._path} cannot be written ({error}); make room there, then resume the run")
 
     def _put_online(self, trajectories: Sequence[Trajectory], ids: list[int]) -> None:
         if ids:

@@ -211,7 +211,7 @@ class Monitor:
             success_rate=self._latest.get("reward/success_rate"),
             staleness=self._latest.get("staleness/mean"),
             pass_at=self._pass_at,
-            steps_per_s=self._steps.per_s(),
+            steps_per_s=self._steps.per_s() if unit == "steps" else 0.0,
             tokens_per_s=self._tokens.per_s(),
             programs_per_s=self._programs.per_s(),
             num_workers=num_workers,

@@ -120,7 +120,7 @@ class Parts:
             "replay/expired_unused": counters["expired_unused"],
             "replay/evicted_unused": counters["evicted_unused"],
             "weights/version": self.online.published_version,
-            "weights/worker_lag": self.online.published_version - min(versions, default=0),
+            "weights/worker_lag": self.online.published_version - min(versions, default=self.online.published_version),
             "workers/ready": len(versions),
             "workers/responses_on_way": self.dispatcher.num_responses,
         }

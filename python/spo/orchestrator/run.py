@@ -292,6 +292,8 @@ class Run:
     def _note(self) -> str:
         """What is waited for."""
         parts = self._parts
+        if parts.monitor.phase == "report":
+            return ""
         if not parts.workers.sessions:
             return "no rollout worker is ready"
         if parts.monitor.phase == "training":

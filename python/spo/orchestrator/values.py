@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from spo.config import Config
+from spo.errors import RunFailed
 from spo.files import replace_file
 from spo.orchestrator.dispatch import split
 from spo.orchestrator.experience import OFFLINE, read_all, relabelled
@@ -160,7 +161,12 @@ class ValueEstimation:
         tally = self._tallies[work.problem_id]
         indices = {seed: self._index_of.pop(seed) for seed in work.seeds}
         labelled = [relabelled(item, **{INDEX_KEY: str(indices[item.seed])}) for item in trajectories]
-        ids = self._store.append(labelled) if labelled else []
+        try:
+            ids = self._store.append(labelled) if labelled else []
+        except OSError as error:
+            raise RunFailed(
+                f"{self._directory} cannot be written ({error}); make room there, or set values.directory"
+            ) from None
         for id, trajectory in zip(ids, labelled, strict=True):
             tally.stored[indices[trajectory.seed]] = (id, trajectory.reward)
         if num_excluded:
