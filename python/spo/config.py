@@ -165,12 +165,8 @@ class JudgeConfig(Section, frozen=True):
 
     num_workers: Positive = 1
     """Programs judged at once in each rollout worker."""
-    cpu_time_s: PositiveFloat = 4.0
-    """CPU time a test may take where the problem sets no limit."""
-    memory_bytes: Positive = 512 << 20
-    """Memory a test may take where the problem sets no limit."""
     output_bytes: Positive = 16 << 20
-    """Output a test may write."""
+    """Output a test may write. CPU time and memory are limited by each problem."""
     allow_weak_isolation: bool = False
     """Judge even where the host gives less than landlock, seccomp and rlimits."""
 

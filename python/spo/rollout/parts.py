@@ -10,7 +10,7 @@ import trio
 
 from spo.config import Config
 from spo.errors import ConfigError
-from spo.judge import Judge, Limits
+from spo.judge import Judge
 from spo.models import tokenizer_fingerprint
 from spo.rollout.engine import Sampler
 from spo.rollout.fake import FakeCodec, FakeSampler
@@ -50,11 +50,6 @@ def _make_judge(config: Config) -> Judge:
     settings = config.judge
     return Judge(
         num_workers=settings.num_workers,
-        limits=Limits(
-            cpu_time_s=settings.cpu_time_s,
-            memory_bytes=settings.memory_bytes,
-            output_bytes=settings.output_bytes,
-        ),
         allow_weak_isolation=settings.allow_weak_isolation,
     )
 
