@@ -91,6 +91,11 @@ PROGRAMS = {
     "stopping its parent": ("import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)", {SECURITY}),
     "killing everything": ("import os\nos.kill(-1, 9)", {SECURITY}),
     "killing its group": ("import os\nos.killpg(0, 9)", {SECURITY}),
+    "signals by way of a pipe's owner": (
+        "import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC)\n"
+        "fcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())\nos.write(w, b'x')",
+        {RUNTIME},
+    ),
     "tracing its parent": (CALL + "call(101, 16, os.getppid(), 0, 0)", {SECURITY}),
     "reading its parent's memory": (CALL + "call(310, os.getppid(), 0, 0, 0, 0, 0)", {SECURITY}),
     "limiting its parent": (

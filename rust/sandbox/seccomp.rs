@@ -79,8 +79,7 @@ const REFUSED_HERE: &[libc::c_long] = &[];
 const ALLOWED: &[libc::c_long] = &[
     libc::SYS_read, libc::SYS_write, libc::SYS_futex, libc::SYS_brk, libc::SYS_munmap, libc::SYS_mremap,
     libc::SYS_madvise, libc::SYS_close, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_lseek,
-    libc::SYS_openat, libc::SYS_readv, libc::SYS_writev, libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_ioctl,
-    libc::SYS_fcntl, libc::SYS_dup, libc::SYS_dup3, libc::SYS_pipe2, libc::SYS_getdents64, libc::SYS_readlinkat,
+    libc::SYS_openat, libc::SYS_readv, libc::SYS_writev, libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_dup, libc::SYS_dup3, libc::SYS_pipe2, libc::SYS_getdents64, libc::SYS_readlinkat,
     libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_statfs, libc::SYS_fstatfs, libc::SYS_getcwd,
     libc::SYS_chdir, libc::SYS_umask, libc::SYS_fadvise64, libc::SYS_close_range, libc::SYS_getxattr,
     libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_rt_sigtimedwait,
@@ -114,6 +113,11 @@ const ALLOWED_HERE: &[libc::c_long] = &[
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: &[libc::c_long] = &[];
+
+/// F_SETOWN, F_SETSIG, F_SETOWN_EX
+const FCNTL_OWNER: [u32; 3] = [8, 10, 15];
+/// FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX
+const IOCTL_OWNER_OR_INPUT: [u32; 4] = [0x8901, 0x8902, 0x5412, 0x541C];
 
 /// A BPF program under construction.
 #[derive(Default)]
@@ -157,6 +161,15 @@ impl Assembler {
         self.0.append(&mut inner.0);
     }
 
+    /// Ends in `EPERM` for these values of the second argument, and allows all others.
+    fn refuse_second_argument(&mut self, values: &[u32]) {
+        self.emit(LOAD, argument(1));
+        for (index, value) in values.iter().enumerate() {
+            self.branch(IF_EQUAL, *value, (values.len() - index) as u8, 0);
+        }
+        self.emit(RETURN, ALLOW).emit(RETURN, fail_with(libc::EPERM));
+    }
+
     fn bytes(&self) -> Vec<u8> {
         let encode = |&(code, if_true, if_false, value): &(u16, u8, u8, u32)| {
             let [low, high] = code.to_ne_bytes();
@@ -187,6 +200,9 @@ pub(super) fn base_filter() -> Vec<u8> {
         rule.emit(LOAD, argument(1)).emit(AND, 0xF).branch(IF_EQUAL, libc::SOCK_STREAM as u32, 1, 0);
         rule.emit(RETURN, KILL).emit(RETURN, ALLOW);
     });
+    // A descriptor with an owner would signal other processes; the terminal calls type into the caller's terminal.
+    filter.only(libc::SYS_fcntl, |rule| rule.refuse_second_argument(&FCNTL_OWNER));
+    filter.only(libc::SYS_ioctl, |rule| rule.refuse_second_argument(&IOCTL_OWNER_OR_INPUT));
     filter.only(libc::SYS_socket, |rule| {
         // The C library itself tries these two, to ask for user names or interfaces, and goes on without.
         rule.emit(LOAD, argument(0)).branch(IF_EQUAL, libc::AF_UNIX as u32, 1, 0);
