@@ -92,6 +92,27 @@ async def test_calls_of_many_tasks_share_the_batch_and_each_gets_its_own_respons
     await engine.close()
 
 
+async def test_a_call_returns_when_its_last_response_is_complete() -> None:
+    sampler = ScriptedSampler(free_running=False)
+    engine = await ThreadedEngine.start(lambda: sampler)
+    returned: list[list[Response]] = []
+
+    async def caller() -> None:
+        returned.append(await engine.generate([request(1), request(3)]))
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(caller)
+            sampler.permits.release(2)
+            while engine.statistics().num_steps < 2:
+                await trio.sleep(0.001)
+            await trio.testing.wait_all_tasks_blocked()
+            assert returned == []
+            sampler.permits.release(1)
+    assert [len(response.tokens) for response in returned[0]] == [1, 3]
+    await engine.close()
+
+
 async def test_waiting_requests_join_in_groups_of_an_eighth_of_the_batch() -> None:
     sampler = ScriptedSampler(max_batch_size=16)
     engine = await ThreadedEngine.start(lambda: sampler)

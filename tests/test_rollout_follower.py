@@ -89,8 +89,10 @@ async def test_versions_that_are_not_newer_are_ignored() -> None:
             nursery.start_soon(follower.run)
             for version in (0, 5, 3, 5, 6):
                 follower.offer(new_version(version))
+                await trio.testing.wait_all_tasks_blocked()
                 await follower.wait_for(version, timeout_s=20)
             nursery.cancel_scope.cancel()
+    assert publishers.fetched == [5, 6]
     assert engine.applied == [0, 5, 6]
 
 
