@@ -77,7 +77,7 @@ fn stream(criterion: &mut Criterion) {
         publisher.publish(version, &shards(&data), Interrupt::never()).expect("a publish");
         version
     };
-    let fetch = |version| subscriber.fetch(version, None, Interrupt::never()).expect("the version");
+    let fetch = |version| subscriber.fetch(version, None, None, Interrupt::never()).expect("the version");
     let mut group = criterion.benchmark_group("weights/stream");
     group.throughput(Throughput::Bytes(BYTES as u64)).sample_size(10);
     group.bench_function("fetch", |bencher| {

@@ -93,6 +93,25 @@ def test_only_the_newest_versions_are_kept(publisher):
     assert isinstance(gone.value, WeightsError)
 
 
+def test_a_version_is_fetched_as_patches_to_one_that_is_held(publisher):
+    rng = np.random.default_rng(2)
+    matrix = rng.integers(0, 2**16, size=(3, 1000), dtype=np.uint16)
+    bias = rng.standard_normal(7).astype(np.float32)
+    publisher.publish(1, [shard("matrix", matrix.ravel(), matrix.shape), shard("bias", bias)])
+    held = subscriber(publisher).fetch(1)
+    before = {name: held[name].copy() for name in held}
+    matrix[1, 5] ^= 3
+    bias[2] = 4.0
+    publisher.publish(2, [shard("matrix", matrix.ravel(), matrix.shape), shard("bias", bias)])
+    for base in (held, Snapshot(1, {}), Snapshot(7, {"matrix": matrix})):
+        fetched = subscriber(publisher).fetch(2, base=base)
+        assert fetched.version == 2
+        np.testing.assert_array_equal(fetched["matrix"], matrix)
+        np.testing.assert_array_equal(fetched["bias"], bias)
+    for name in held:
+        np.testing.assert_array_equal(held[name], before[name])
+
+
 def test_a_version_that_is_not_yet_published_is_waited_for(publisher):
     late = threading.Timer(0.2, publisher.publish, (1, [shard("w", np.ones(3, np.float32))]))
     late.start()

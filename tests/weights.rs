@@ -304,7 +304,7 @@ fn an_interrupt_ends_a_stalled_fetch_at_once() {
     let asked = AtomicBool::new(false);
     let started = Instant::now();
     let interrupt = || asked.swap(true, Ordering::Relaxed);
-    let error = subscriber.fetch(1, None, Interrupt::new(&interrupt)).unwrap_err();
+    let error = subscriber.fetch(1, None, None, Interrupt::new(&interrupt)).unwrap_err();
     assert!(matches!(error, Error::Interrupted), "{error}");
     assert!(started.elapsed() < Duration::from_secs(5));
 }

@@ -64,16 +64,18 @@ proptest! {
 
     #[test]
     fn a_request_is_read_back(version in any::<u64>(), first_chunk in any::<u64>()) {
-        for request in [Request::Fetch { version, first_chunk }, Request::Identify] {
+        let patches = Request::FetchPatches { version, base: first_chunk };
+        for request in [Request::Fetch { version, first_chunk }, Request::Identify, patches] {
             prop_assert_eq!(Request::decode(&request.encode()), Ok(request));
         }
     }
 
     #[test]
     fn any_sealed_bytes_are_a_request_that_encodes_alike_or_refused(
-        kind in 0u8..4, mut bytes in any::<[u8; REQUEST_BYTES]>()
+        kind in 0u8..5, zeros in 0usize..3, mut bytes in any::<[u8; REQUEST_BYTES]>()
     ) {
         bytes[..4].copy_from_slice(&[kind, 0, 0, 0]);
+        bytes[28 - 8 * zeros..28].fill(0);
         if let Ok(request) = Request::decode(&sealed(bytes)) {
             prop_assert_eq!(request.encode(), sealed(bytes));
         }
@@ -92,6 +94,7 @@ proptest! {
             let cap = match header.kind {
                 FrameKind::Manifest => 64 << 20,
                 FrameKind::Chunk => 1 << 20,
+                FrameKind::Patch => 1 << 30,
                 _ => 16,
             };
             prop_assert!(header.length <= cap);

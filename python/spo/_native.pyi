@@ -197,7 +197,12 @@ class WeightPublisher:
 @final
 class WeightSubscriber:
     def __new__(cls, addresses: list[str], token: bytes, timeout_s: float) -> WeightSubscriber: ...
-    def fetch(self, version: int, timeout_s: float | None = None) -> list[tuple[str, list[int], _WeightArray]]: ...
+    def fetch(
+        self,
+        version: int,
+        timeout_s: float | None = None,
+        base: tuple[int, list[tuple[str, _WeightArray]]] | None = None,
+    ) -> list[tuple[str, list[int], _WeightArray]]: ...
 
 def chunk_hashes(data: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint64]: ...
 def encode_patch(

@@ -202,23 +202,25 @@ class WeightSubscriber:
         """
         self._native = _native.WeightSubscriber(list(addresses), token, timeout_s)
 
-    def fetch(self, version: int, timeout_s: float | None = None) -> Snapshot:
+    def fetch(self, version: int, timeout_s: float | None = None, base: Snapshot | None = None) -> Snapshot:
         """Fetches every rank's shards of just this version, verified; blocks until they are here.
 
-        Lost connections are made anew and go on after the last good chunk; a version that is not published
-        yet is waited for; if a publisher is restarted in between, the fetch starts over.
+        Lost connections are made anew and go on after the last good chunk; a version that is not published yet is
+        waited for; if a publisher is restarted in between, the fetch starts over.
 
         Args:
             version: The policy version.
             timeout_s: Longest duration of this fetch; the subscriber's own if None.
+            base: A version that the caller holds. Publishers that still keep it send only what has changed since; the
+                others, or all if `base` is not what was published, send the whole. It is not changed.
 
         Raises:
             VersionGone: A publisher no longer keeps the version; `newest` is one that it has.
-            WeightsError: The token is refused, the data are damaged again and again, or the shards are not
-                whole.
+            WeightsError: The token is refused, the data are damaged again and again, or the shards are not whole.
             TimeoutError: The deadline passed; the text names the address and what went wrong there last.
         """
-        rows = self._native.fetch(version, timeout_s)
+        held = None if base is None else (base.version, [(name, base[name].reshape(-1)) for name in base])
+        rows = self._native.fetch(version, timeout_s, held)
         return Snapshot(version, {name: array.reshape(shape) for name, shape, array in rows})
 
 

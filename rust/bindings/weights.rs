@@ -7,7 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use spo_core::weights::patch;
-use spo_core::weights::{self, DType, PublisherConfig, TensorData, WeightShard};
+use spo_core::weights::{self, Base, DType, PublisherConfig, TensorData, WeightShard};
 
 use crate::errors::to_python;
 use crate::runtime::without_gil;
@@ -91,6 +91,7 @@ impl WeightPublisher {
 #[pyclass(frozen, module = "spo._native")]
 struct WeightSubscriber(weights::WeightSubscriber);
 
+type BaseTuple<'py> = (u64, Vec<(String, Elements<'py>)>);
 type TensorTuple = (String, Vec<u64>, Py<PyAny>);
 
 #[pymethods]
@@ -101,12 +102,28 @@ impl WeightSubscriber {
         subscriber.map(WeightSubscriber).map_err(to_python)
     }
 
-    #[pyo3(signature = (version, timeout_s=None))]
-    fn fetch(&self, py: Python<'_>, version: u64, timeout_s: Option<f64>) -> PyResult<Vec<TensorTuple>> {
+    #[pyo3(signature = (version, timeout_s=None, base=None))]
+    fn fetch(
+        &self,
+        py: Python<'_>,
+        version: u64,
+        timeout_s: Option<f64>,
+        base: Option<BaseTuple<'_>>,
+    ) -> PyResult<Vec<TensorTuple>> {
         let timeout = timeout_s.map(seconds).transpose()?;
-        let snapshot = without_gil(py, |interrupt| self.0.fetch(version, timeout, interrupt))?;
+        let base = base.as_ref().map(to_base).transpose()?;
+        let snapshot = without_gil(py, |interrupt| self.0.fetch(version, base.as_ref(), timeout, interrupt))?;
         Ok(snapshot.tensors.into_iter().map(|tensor| (tensor.name, tensor.shape, to_numpy(py, tensor.data))).collect())
     }
+}
+
+fn to_base<'a>((version, tensors): &'a BaseTuple<'_>) -> PyResult<Base<'a>> {
+    let bytes = |(name, elements): &'a (String, Elements<'_>)| {
+        let bytes = elements.bytes();
+        let refused = |_| PyValueError::new_err(format!("base tensor {name:?} must be contiguous"));
+        Ok((name.as_str(), bytes.map_err(refused)?))
+    };
+    Ok(Base { version: *version, tensors: tensors.iter().map(bytes).collect::<PyResult<_>>()? })
 }
 
 /// The array takes the memory over; nothing is copied.

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use super::handshake::{self, HandshakeError};
 use super::link::{Link, LinkError, pause};
 use super::manifest::{Manifest, rank_hash};
-use super::wire::{FrameKind, HEADER_BYTES, Header, Request};
+use super::patch::stage_patch;
+use super::snapshot::Base;
+use super::wire::{FrameKind, HEADER_BYTES, Header, PATCHES_FOLLOW, Request};
 use super::{CHUNK_ELEMENTS, state_hash};
-use crate::{Error, Result};
+use crate::{Error, Interrupt, Result};
 
 /// How long one frame may take before the connection is given up and made anew.
 const STALL: Duration = Duration::from_secs(10);
@@ -21,10 +23,17 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// are not.
 const MAX_DAMAGED: u32 = 3;
 
+/// Bytes that the patch of a shard may have beyond the shard's own, and a 64th of them.
+const PATCH_OVERHEAD: usize = 4096;
+
+/// A connection on which a version is on its way: its manifest, that as bytes, and whether patches follow.
+type Begun<'a> = (Link<'a>, Manifest, Vec<u8>, bool);
+
 /// What every rank's part of one fetch has in common.
 pub(super) struct Fetch<'a> {
     pub(super) token: &'a [u8],
     pub(super) version: u64,
+    pub(super) base: Option<&'a Base<'a>>,
     pub(super) timeout: Duration,
     pub(super) deadline: Instant,
     pub(super) stop: &'a AtomicBool,
@@ -70,27 +79,38 @@ pub(super) struct RankFetch<'a> {
     link: Option<Link<'a>>,
     pub(super) manifest: Manifest,
     manifest_bytes: Vec<u8>,
-    damaged: u32,
+    patches_follow: bool,
 }
 
 impl<'a> RankFetch<'a> {
-    /// Connects to `address` and asks for the version from its first chunk on.
+    /// Connects to `address` and asks for the version: for patches to the base if there is one, else from its
+    /// first chunk on.
     pub(super) fn open(fetch: &'a Fetch<'a>, address: &'a str) -> Result<Self, Failure> {
-        let mut damaged = 0;
-        fetch.retry(address, &mut damaged, || {
-            let (link, manifest, manifest_bytes) = fetch.begin(address, 0)?;
-            Ok(RankFetch { fetch, address, link: Some(link), manifest, manifest_bytes, damaged: 0 })
+        let version = fetch.version;
+        let request = match fetch.base {
+            Some(base) => Request::FetchPatches { version, base: base.version },
+            None => Request::Fetch { version, first_chunk: 0 },
+        };
+        fetch.retry(address, || {
+            let (link, manifest, manifest_bytes, patches_follow) = fetch.begin(address, request)?;
+            Ok(RankFetch { fetch, address, link: Some(link), manifest, manifest_bytes, patches_follow })
         })
     }
 
     /// Fills `shards`, the memory of the manifest's shards in order.
-    pub(super) fn receive(mut self, shards: Vec<&mut [u8]>) -> Result<Self, Failure> {
+    pub(super) fn receive(mut self, mut shards: Vec<&mut [u8]>) -> Result<Self, Failure> {
+        if self.patches_follow {
+            match self.receive_patches(&mut shards) {
+                Ok(()) => return Ok(self),
+                Err(Attempt::Failed(Failure::Stopped)) => return Err(Failure::Stopped),
+                Err(_) => self.link = None, // whatever it was, the whole version makes up for it
+            }
+        }
         let sizes = self.manifest.shards.iter().map(|shard| shard.dtype.size());
         let chunks = shards.into_iter().zip(sizes).flat_map(|(shard, size)| shard.chunks_mut(CHUNK_ELEMENTS * size));
         let mut chunks: Vec<&mut [u8]> = chunks.collect();
         let mut hashes = Vec::with_capacity(chunks.len());
-        let mut damaged = self.damaged;
-        self.fetch.retry(self.address, &mut damaged, || self.receive_on(&mut chunks, &mut hashes))?;
+        self.fetch.retry(self.address, || self.receive_on(&mut chunks, &mut hashes))?;
         Ok(self)
     }
 
@@ -98,8 +118,7 @@ impl<'a> RankFetch<'a> {
     /// are in: a trainer restarts all its ranks or none, so equal instances mean that all parts are of one
     /// version.
     pub(super) fn confirm(mut self) -> Result<(), Failure> {
-        let mut damaged = self.damaged;
-        self.fetch.retry(self.address, &mut damaged, || self.confirm_once())
+        self.fetch.retry(self.address, || self.confirm_once())
     }
 
     fn receive_on(&mut self, chunks: &mut [&mut [u8]], hashes: &mut Vec<u64>) -> Result<(), Attempt> {
@@ -107,7 +126,8 @@ impl<'a> RankFetch<'a> {
         let mut link = match self.link.take() {
             Some(link) => link,
             None => {
-                let (link, manifest, _) = fetch.begin(self.address, hashes.len() as u64)?;
+                let request = Request::Fetch { version: fetch.version, first_chunk: hashes.len() as u64 };
+                let (link, manifest, ..) = fetch.begin(self.address, request)?;
                 self.check_same(manifest.instance)?;
                 link
             }
@@ -130,6 +150,30 @@ impl<'a> RankFetch<'a> {
         fetch.read_fixed(&mut link, FrameKind::End, &mut theirs)?;
         if u128::from_le_bytes(theirs) != rank_hash(&self.manifest_bytes, hashes.iter().copied()) {
             hashes.clear();
+            return Err(Attempt::Damaged("a version with a wrong state hash".into()));
+        }
+        self.link = Some(link);
+        Ok(())
+    }
+
+    /// One try: patches are small, so one that is cut is not picked up again.
+    fn receive_patches(&mut self, shards: &mut [&mut [u8]]) -> Result<(), Attempt> {
+        let (fetch, mut link) = match (self.fetch, self.link.take()) {
+            (fetch, Some(link)) => (fetch, link),
+            (_, None) => return Err(Attempt::Cut("no connection".into())),
+        };
+        let mut hashes = Vec::new();
+        for (index, (info, shard)) in self.manifest.shards.iter().zip(shards).enumerate() {
+            if info.count > 0 {
+                let base = fetch.base.and_then(|base| base.part(info));
+                let base = base.ok_or_else(|| Attempt::Cut(format!("the base has no {:?}", info.name)))?;
+                patch_shard(&fetch.read_patch(&mut link, index, shard.len())?, base, shard)?;
+                hashes.extend(shard.chunks(CHUNK_ELEMENTS * info.dtype.size()).map(state_hash));
+            }
+        }
+        let mut theirs = [0; 16];
+        fetch.read_fixed(&mut link, FrameKind::End, &mut theirs)?;
+        if u128::from_le_bytes(theirs) != rank_hash(&self.manifest_bytes, hashes.into_iter()) {
             return Err(Attempt::Damaged("a version with a wrong state hash".into()));
         }
         self.link = Some(link);
@@ -159,22 +203,17 @@ impl<'a> RankFetch<'a> {
 
 impl<'a> Fetch<'a> {
     /// Tries until it works, fails for good, or the deadline passes.
-    fn retry<T>(
-        &self,
-        address: &str,
-        damaged: &mut u32,
-        mut attempt: impl FnMut() -> Result<T, Attempt>,
-    ) -> Result<T, Failure> {
-        let mut wait = FIRST_PAUSE;
+    fn retry<T>(&self, address: &str, mut attempt: impl FnMut() -> Result<T, Attempt>) -> Result<T, Failure> {
+        let (mut wait, mut damaged) = (FIRST_PAUSE, 0);
         loop {
             let why = match attempt() {
                 Ok(done) => return Ok(done),
                 Err(Attempt::Failed(failure)) => return Err(failure),
                 Err(Attempt::Cut(why)) => why,
                 Err(Attempt::Damaged(what)) => {
-                    *damaged += 1;
+                    damaged += 1;
                     let why = format!("{address} sent damaged data: {what}");
-                    if *damaged >= MAX_DAMAGED {
+                    if damaged == MAX_DAMAGED {
                         return Err(Failure::Error(Error::Weights(why)));
                     }
                     why
@@ -210,11 +249,9 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Connects, asks for the version, and reads its manifest; the chunks from `first_chunk` on are then on
-    /// their way.
-    fn begin(&self, address: &str, first_chunk: u64) -> Result<(Link<'a>, Manifest, Vec<u8>), Attempt> {
+    /// Connects, makes the request for the version, and reads its manifest; says whether patches follow it.
+    fn begin(&self, address: &str, request: Request) -> Result<Begun<'a>, Attempt> {
         let mut link = self.connect(address)?;
-        let request = Request::Fetch { version: self.version, first_chunk };
         link.write_all(&request.encode(), &[], "a request", self.frame_deadline())?;
         let header = self.read_header(&mut link, FrameKind::Manifest)?;
         let mut bytes = vec![0; header.length];
@@ -224,7 +261,7 @@ impl<'a> Fetch<'a> {
         if manifest.version != self.version {
             return Err(Attempt::Damaged(format!("version {} instead of {}", manifest.version, self.version)));
         }
-        Ok((link, manifest, bytes))
+        Ok((link, manifest, bytes, header.index == PATCHES_FOLLOW))
     }
 
     /// Reads a header that must be of this kind; an answer that there is no such version is the error that it
@@ -238,6 +275,18 @@ impl<'a> Fetch<'a> {
             FrameKind::Gone | FrameKind::NotYet => Err(self.read_absence(link, &header)?),
             other => Err(Attempt::Damaged(format!("{other:?} frame where {expected:?} was due"))),
         }
+    }
+
+    fn read_patch(&self, link: &mut Link<'_>, index: usize, shard_bytes: usize) -> Result<Vec<u8>, Attempt> {
+        let header = self.read_header(link, FrameKind::Patch)?;
+        if header.index != index as u64 || header.length > shard_bytes + shard_bytes / 64 + PATCH_OVERHEAD {
+            let what = format!("patch {} of {} bytes", header.index, header.length);
+            return Err(Attempt::Damaged(format!("{what} for shard {index} of {shard_bytes} bytes")));
+        }
+        let mut patch = vec![0; header.length];
+        link.read_exact(&mut patch, "a patch", self.frame_deadline())?;
+        check_payload(&header, &patch)?;
+        Ok(patch)
     }
 
     fn read_absence(&self, link: &mut Link<'_>, header: &Header) -> Result<Attempt, Attempt> {
@@ -268,6 +317,16 @@ impl<'a> Fetch<'a> {
         link.read_exact(payload, "an answer", self.frame_deadline())?;
         check_payload(&header, payload)
     }
+}
+
+/// Makes `shard` what `patch` makes of `base`.
+fn patch_shard(patch: &[u8], base: &[u8], shard: &mut [u8]) -> Result<(), Attempt> {
+    let misaligned = |error: bytemuck::PodCastError| Attempt::Cut(error.to_string());
+    shard.copy_from_slice(base);
+    let patterns: &mut [u16] = bytemuck::try_cast_slice_mut(shard).map_err(misaligned)?;
+    let staged = stage_patch(patterns, patch, None, Interrupt::never())?;
+    staged.commit(patterns)?;
+    Ok(())
 }
 
 fn check_payload(header: &Header, payload: &[u8]) -> Result<(), Attempt> {

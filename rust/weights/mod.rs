@@ -41,7 +41,7 @@ pub mod wire;
 pub use hash::state_hash;
 pub use manifest::{Manifest, ShardInfo};
 pub use publisher::{PublisherConfig, WeightPublisher};
-pub use snapshot::Snapshot;
+pub use snapshot::{Base, Snapshot};
 pub use subscriber::WeightSubscriber;
 pub use tensor::{DType, Tensor, TensorData, WeightShard};
 

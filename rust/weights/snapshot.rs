@@ -19,6 +19,31 @@ pub struct Snapshot {
     pub tensors: Vec<Tensor>,
 }
 
+/// A version that a subscriber holds already, to be patched instead of fetched again.
+#[derive(Clone, Debug)]
+pub struct Base<'a> {
+    /// The policy version.
+    pub version: u64,
+    /// The bytes of its full tensors, by name.
+    pub tensors: HashMap<&'a str, &'a [u8]>,
+}
+
+impl Base<'_> {
+    /// The part that `shard` has of its tensor here; `None` where there is no such part.
+    pub(super) fn part(&self, shard: &ShardInfo) -> Option<&[u8]> {
+        let start = usize::try_from(shard.offset).ok()?.checked_mul(shard.dtype.size())?;
+        self.tensors.get(shard.name.as_str())?.get(start..start.checked_add(shard.bytes())?)
+    }
+}
+
+impl Snapshot {
+    /// This version as the base of another.
+    pub fn as_base(&self) -> Base<'_> {
+        let tensors = self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.data.as_bytes()));
+        Base { version: self.version, tensors: tensors.collect() }
+    }
+}
+
 struct Piece {
     offset: u64,
     count: u64,

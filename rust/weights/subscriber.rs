@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::fetch::{Failure, Fetch, RankFetch};
 use super::link::pause;
 use super::manifest::MAX_WORLD_SIZE;
-use super::snapshot::{Layout, Snapshot};
+use super::snapshot::{Base, Layout, Snapshot};
 use crate::{Error, Interrupt, Result};
 
 /// Longest timeout of a fetch.
@@ -43,13 +43,21 @@ impl WeightSubscriber {
     /// Fetches `version` within `timeout` (`None`: the subscriber's own): every rank's shards of just that
     /// version, verified. Waits for a version that is not published yet; [`Error::VersionGone`] for one that
     /// is no longer kept.
-    pub fn fetch(&self, version: u64, timeout: Option<Duration>, interrupt: Interrupt<'_>) -> Result<Snapshot> {
+    ///
+    /// With a `base`, publishers that still keep that version send what has changed since and no more.
+    pub fn fetch(
+        &self,
+        version: u64,
+        base: Option<&Base<'_>>,
+        timeout: Option<Duration>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Snapshot> {
         let timeout = timeout.unwrap_or(self.timeout);
         check_timeout(timeout)?;
         let deadline = Instant::now() + timeout;
         loop {
             let stop = AtomicBool::new(false);
-            let fetch = Fetch { token: &self.token, version, timeout, deadline, stop: &stop };
+            let fetch = Fetch { token: &self.token, version, base, timeout, deadline, stop: &stop };
             match self.fetch_once(&fetch, interrupt) {
                 Ok(snapshot) => return Ok(snapshot),
                 Err(Failure::Error(error)) => return Err(error),

@@ -1,10 +1,12 @@
 //! One published version in a rank's memory: a private copy of the shards, cut into chunks. Checksums are
 //! computed by whoever sends a chunk first, so that publishing costs the trainer a copy and no more.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::manifest::{Manifest, ShardInfo, rank_hash};
+use super::patch::encode_patch;
 use super::wire::{FrameKind, Header};
 use super::{WeightShard, state_hash};
 use crate::{Error, Interrupt, Result};
@@ -18,6 +20,9 @@ struct Chunk {
     seal: OnceLock<(u32, u64)>,
 }
 
+/// Encoded patches by base version and shard.
+type Patches = HashMap<(u64, usize), Arc<Vec<u8>>>;
+
 /// A version that can be served.
 pub(super) struct Version {
     pub(super) manifest: Manifest,
@@ -25,6 +30,8 @@ pub(super) struct Version {
     chunks: Vec<Chunk>,
     data: Vec<u8>,
     revoked: AtomicBool,
+    /// Those made so far.
+    patches: Mutex<Patches>,
 }
 
 impl Version {
@@ -53,7 +60,14 @@ impl Version {
         });
         let chunks = chunks.collect();
         let manifest_bytes = manifest.encode();
-        Ok(Version { manifest, manifest_bytes, chunks, data: memory, revoked: AtomicBool::new(false) })
+        Ok(Version {
+            manifest,
+            manifest_bytes,
+            chunks,
+            data: memory,
+            revoked: AtomicBool::new(false),
+            patches: Mutex::default(),
+        })
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -76,6 +90,25 @@ impl Version {
     /// The hash that ends the version's stream.
     pub(super) fn rank_hash(&self) -> u128 {
         rank_hash(&self.manifest_bytes, (0..self.chunks.len()).map(|index| self.seal(index).1))
+    }
+
+    /// What turns a shard of `base` into this version's. Made for the first who asks; others wait for it.
+    pub(super) fn patch(&self, base: &Version, shard: usize, interrupt: Interrupt<'_>) -> Result<Arc<Vec<u8>>> {
+        let mut patches = self.patches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = patches.get(&(base.number(), shard)) {
+            return Ok(Arc::clone(known));
+        }
+        let patch = encode_patch(base.patterns(shard)?, self.patterns(shard)?, None, interrupt)?;
+        let patch = Arc::new(patch.bytes);
+        patches.insert((base.number(), shard), Arc::clone(&patch));
+        Ok(patch)
+    }
+
+    /// A shard's memory as 16-bit patterns.
+    fn patterns(&self, shard: usize) -> Result<&[u16]> {
+        let start = self.manifest.shards[..shard].iter().map(ShardInfo::bytes).sum::<usize>();
+        let bytes = &self.data[start..start + self.manifest.shards[shard].bytes()];
+        bytemuck::try_cast_slice(bytes).map_err(|error| Error::Weights(error.to_string()))
     }
 
     fn seal(&self, index: usize) -> (u32, u64) {

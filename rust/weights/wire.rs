@@ -3,7 +3,7 @@
 //! little-endian.
 //!
 //! ```text
-//! request  kind u32 | version u64 | first_chunk u64 | zero u64 | crc32c u32              (32 bytes)
+//! request  kind u32 | version u64 | first_chunk u64 | base u64 | crc32c u32              (32 bytes)
 //! header   kind u32 | length u32 | index u64 | state_hash u64 | payload crc32c u32 | crc32c u32  (32 bytes),
 //! then payload
 //! ```
@@ -17,6 +17,10 @@ pub const REQUEST_BYTES: usize = 32;
 pub const HEADER_BYTES: usize = 32;
 /// Longest payload of a chunk.
 pub const MAX_CHUNK_BYTES: usize = CHUNK_ELEMENTS * 4;
+/// Longest payload of a patch; how long one may be for a given shard is for the subscriber to say.
+pub const MAX_PATCH_BYTES: usize = 1 << 30;
+/// The index of a manifest's frame that patches follow.
+pub const PATCHES_FOLLOW: u64 = 1;
 
 /// What a subscriber asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,13 @@ pub enum Request {
         /// The first chunk that the subscriber does not have yet.
         first_chunk: u64,
     },
+    /// What turns version `base`, which the subscriber holds, into `version`; the whole version if there is no telling.
+    FetchPatches {
+        /// The policy version.
+        version: u64,
+        /// The version that the subscriber holds.
+        base: u64,
+    },
     /// Which publisher instance is this?
     Identify,
 }
@@ -35,7 +46,7 @@ pub enum Request {
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
-    /// An encoded [`Manifest`](super::Manifest).
+    /// An encoded [`Manifest`](super::Manifest); `index` is [`PATCHES_FOLLOW`] if patches follow and not chunks.
     Manifest,
     /// The bytes of chunk `index`.
     Chunk,
@@ -47,16 +58,19 @@ pub enum FrameKind {
     NotYet,
     /// The publisher's 16-byte instance.
     Identity,
+    /// The patch of shard `index`.
+    Patch,
 }
 
 impl FrameKind {
-    const ALL: [FrameKind; 6] = [
+    const ALL: [FrameKind; 7] = [
         FrameKind::Manifest,
         FrameKind::Chunk,
         FrameKind::End,
         FrameKind::Gone,
         FrameKind::NotYet,
         FrameKind::Identity,
+        FrameKind::Patch,
     ];
 
     fn number(self) -> u32 {
@@ -67,6 +81,7 @@ impl FrameKind {
         match self {
             FrameKind::Manifest => length <= MAX_MANIFEST_BYTES,
             FrameKind::Chunk => length <= MAX_CHUNK_BYTES,
+            FrameKind::Patch => length <= MAX_PATCH_BYTES,
             FrameKind::End | FrameKind::Identity => length == 16,
             FrameKind::Gone | FrameKind::NotYet => length == 8,
         }
@@ -80,7 +95,7 @@ pub struct Header {
     pub kind: FrameKind,
     /// Bytes of the payload, within the kind's cap.
     pub length: usize,
-    /// The chunk's number among the rank's; 0 for other kinds.
+    /// The chunk's or shard's number among the rank's, or a mark of the manifest.
     pub index: u64,
     /// The chunk's state hash; 0 for other kinds.
     pub state_hash: u64,
@@ -91,14 +106,16 @@ pub struct Header {
 impl Request {
     /// The request's bytes.
     pub fn encode(&self) -> [u8; REQUEST_BYTES] {
-        let (kind, version, first_chunk) = match *self {
-            Request::Fetch { version, first_chunk } => (1u32, version, first_chunk),
-            Request::Identify => (2, 0, 0),
+        let (kind, version, first_chunk, base) = match *self {
+            Request::Fetch { version, first_chunk } => (1u32, version, first_chunk, 0),
+            Request::Identify => (2, 0, 0, 0),
+            Request::FetchPatches { version, base } => (3, version, 0, base),
         };
         let mut out = [0; REQUEST_BYTES];
         out[..4].copy_from_slice(&kind.to_le_bytes());
         out[4..12].copy_from_slice(&version.to_le_bytes());
         out[12..20].copy_from_slice(&first_chunk.to_le_bytes());
+        out[20..28].copy_from_slice(&base.to_le_bytes());
         seal(&mut out);
         out
     }
@@ -109,6 +126,7 @@ impl Request {
         match (u32_at(bytes, 0), u64_at(bytes, 4), u64_at(bytes, 12), u64_at(bytes, 20)) {
             (1, version, first_chunk, 0) => Ok(Request::Fetch { version, first_chunk }),
             (2, 0, 0, 0) => Ok(Request::Identify),
+            (3, version, 0, base) => Ok(Request::FetchPatches { version, base }),
             (kind, ..) => Err(format!("request of unknown kind {kind}")),
         }
     }

@@ -46,7 +46,7 @@ pub fn content(seed: u64, length: usize) -> Vec<u8> {
 pub fn fetch(addresses: &[SocketAddr], version: u64, timeout_ms: u64) -> Result<Snapshot> {
     let addresses = addresses.iter().map(ToString::to_string).collect();
     let subscriber = WeightSubscriber::new(addresses, TOKEN.into(), Duration::from_millis(timeout_ms))?;
-    subscriber.fetch(version, None, Interrupt::never())
+    subscriber.fetch(version, None, None, Interrupt::never())
 }
 
 /// The bytes of the one tensor of a snapshot.
@@ -80,13 +80,14 @@ struct Plan {
     restart: Option<(Arc<AtomicBool>, SocketAddr)>,
     faults: Vec<Fault>,
     connections: usize,
+    bytes_down: usize,
 }
 
 impl Proxy {
     pub fn new(upstream: SocketAddr, faults: &[Fault]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let plan = Plan { upstream, restart: None, faults: faults.into(), connections: 0 };
+        let plan = Plan { upstream, restart: None, faults: faults.into(), connections: 0, bytes_down: 0 };
         let plan = Arc::new(Mutex::new(plan));
         let theirs = Arc::clone(&plan);
         std::thread::spawn(move || {
@@ -101,6 +102,11 @@ impl Proxy {
     /// Sends connections to another publisher once `restarted`, which a cut of this proxy makes true.
     pub fn restart_at_cut(&self, restarted: &Arc<AtomicBool>, upstream: SocketAddr) {
         self.plan.lock().unwrap().restart = Some((Arc::clone(restarted), upstream));
+    }
+
+    /// Bytes that have come from the publisher.
+    pub fn bytes_down(&self) -> usize {
+        self.plan.lock().unwrap().bytes_down
     }
 
     /// Connections made so far.
@@ -120,9 +126,9 @@ fn forward(client: TcpStream, plan: &Arc<Mutex<Plan>>) {
     let Ok(server) = TcpStream::connect(upstream) else { return };
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            end(copy(&mut { &client }, &mut { &server }, fault, true), &client, &server, plan);
+            end(copy(&mut { &client }, &mut { &server }, fault, None), &client, &server, plan);
         });
-        end(copy(&mut { &server }, &mut { &client }, fault, false), &client, &server, plan);
+        end(copy(&mut { &server }, &mut { &client }, fault, Some(plan)), &client, &server, plan);
     });
 }
 
@@ -133,8 +139,9 @@ fn end(cut: bool, client: &TcpStream, server: &TcpStream, plan: &Mutex<Plan>) {
     let _ = (client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both));
 }
 
-/// Copies until the end or the fault; says whether a cut struck.
-fn copy(from: &mut impl Read, to: &mut impl Write, fault: Fault, up: bool) -> bool {
+/// Copies until the end or the fault; says whether a cut struck. Downwards there is a plan, which counts the bytes.
+fn copy(from: &mut impl Read, to: &mut impl Write, fault: Fault, down: Option<&Mutex<Plan>>) -> bool {
+    let up = down.is_none();
     let mut passed = 0;
     let mut buffer = vec![0; 65536];
     loop {
@@ -157,6 +164,9 @@ fn copy(from: &mut impl Read, to: &mut impl Write, fault: Fault, up: bool) -> bo
             && (passed..passed + count).contains(&at)
         {
             buffer[at - passed] ^= 1;
+        }
+        if let Some(plan) = down {
+            plan.lock().unwrap().bytes_down += count;
         }
         if to.write_all(&buffer[..count]).is_err() {
             return false;
