@@ -42,7 +42,9 @@ def session(run_dir: Path, trainer: ScriptedTrainer, kill_after_s: float | None)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_killed_at_random_moments_the_run_still_does_everything_exactly_once(tmp_path: Path, seed: int) -> None:
+def test_killed_at_random_moments_the_run_still_does_everything_exactly_once(
+    tmp_path: Path, seed: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     generator = random.Random(seed)
     overrides = [f"trainer.total_steps={TOTAL_STEPS}"]
     run_dir = make_run(tmp_path, *overrides)
@@ -54,6 +56,7 @@ def test_killed_at_random_moments_the_run_still_does_everything_exactly_once(tmp
         kill_after_s = generator.uniform(0.2, 2.0) if len(statuses) < 5 else None
         statuses.append(session(run_dir, trainer, kill_after_s))
     assert trainer.finished
+    assert "## Held-out evaluation" in capfd.readouterr().out
     check_store(run_dir)
     check_journals(run_dir)
 

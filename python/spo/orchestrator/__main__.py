@@ -14,10 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import trio
+from rich.console import Console
+from rich.markdown import Markdown
 
 from spo.errors import ConfigError, ProblemError, SpoError
 from spo.launch import ERROR_PREFIX
 from spo.orchestrator.run import Interrupted, run_directory
+from spo.rundir import REPORT_FILE
 
 STATUS_FAILED, STATUS_USAGE, STATUS_INTERRUPTED = 1, 2, 130
 
@@ -42,7 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         log.exception("internal error")
         return _fail(f"internal error in the orchestrator: {type(error).__name__}: {error}", STATUS_FAILED)
+    _show_report(options.run_dir)
     return 0
+
+
+def _show_report(run_dir: Path) -> None:
+    """The result of the run on stdout, as the last thing that a person sees."""
+    report = (run_dir / REPORT_FILE).read_text(encoding="utf-8")
+    console = Console()
+    console.print(Markdown(report) if console.is_terminal else report, markup=False, highlight=False, soft_wrap=True)
+    print(f"everything about this run is in {run_dir}")
 
 
 async def stdin_closed() -> None:

@@ -205,7 +205,7 @@ class Monitor:
             done=done,
             total=total,
             unit=unit,
-            eta_s=(total - done) / rate if rate > 0 else None,
+            eta_s=(total - done) / rate if rate > 0 and done < total else None,
             elapsed_s=self._info.wall_time_s(),
             loss=self._latest.get(LOSS),
             success_rate=self._latest.get("reward/success_rate"),

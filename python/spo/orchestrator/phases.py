@@ -1,0 +1,176 @@
+"""The phases that a run goes through, and how far it is in them.
+
+    reference          reference samples of the training problems for Q̂_0, and the held-out problems' first evaluation
+    training           workers sample with the latest policy, trainers ask for batches; evaluations go on beside it
+    final evaluation   of the last policy
+    report
+
+What goes on throughout (connections, worker processes, signals, the display) is in `run.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import trio
+
+from spo.errors import RunFailed
+from spo.jsonl import read_lineage
+from spo.orchestrator.evaluation import EVALUATION, FINAL_ROUND, REFERENCE_ROUND, ROUND_KEY, Policy, Round
+from spo.orchestrator.experience import OFFLINE, mix_of
+from spo.orchestrator.parts import Parts
+from spo.orchestrator.state import decode_state
+from spo.orchestrator.values import ValueEstimation, values_key
+from spo.progress import Status
+from spo.report import write_report
+from spo.rundir import EVALUATIONS_FILE
+
+log = logging.getLogger(__name__)
+
+
+class Phases:
+    """Takes a run through its phases.
+
+    Args:
+        parts: What it is made of.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._config = parts.config
+        self._round: Round | None = None
+        self.values: ValueEstimation | None = None
+        """The estimate of Q̂_0, once it has begun."""
+
+    async def run(self) -> None:
+        """Goes through all phases; returns when the report is written.
+
+        Raises:
+            RunFailed: One of them cannot be done.
+        """
+        parts = self._parts
+        await parts.workers.first_ready.wait()
+        self._enter("reference")
+        self.values = values = await self._open_values()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(values.run)
+            nursery.start_soon(self._evaluate_reference)
+        self._enter("waiting for the trainers")
+        await parts.trainers.connected.wait()
+        await self._begin_training(values)
+        self._enter("training")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._evaluate_regularly)
+            await parts.trainers.finished.wait()
+            nursery.cancel_scope.cancel()
+        parts.online.enabled = False
+        if self._round is not None:
+            parts.evaluation.drop(self._round)
+        self._enter("final evaluation")
+        await self._evaluate(FINAL_ROUND, self._config.trainer.total_steps)
+        self._enter("report")
+        await parts.experience.commit()
+        parts.monitor.write_totals()
+        await trio.to_thread.run_sync(write_report, parts.run_dir, True)
+
+    def _enter(self, phase: str) -> None:
+        log.info("phase: %s", phase)
+        self._parts.monitor.phase = phase
+        self._parts.monitor.progress()
+
+    async def _open_values(self) -> ValueEstimation:
+        parts = self._parts
+        key = values_key(self._config, parts.model, parts.workers.prompt_template, parts.training_problems)
+        values = ValueEstimation(self._config, key, parts.training_problems, parts.model.tokenizer_fingerprint)
+        await trio.to_thread.run_sync(values.scan)
+        log.info("values %s: %d of %d samples are there", key.digest, values.num_reused, values.num_wanted)
+        parts.dispatcher.sources = [parts.evaluation, values, parts.online]
+        parts.dispatcher.fill()
+        values.check_finished()
+        return values
+
+    async def _begin_training(self, values: ValueEstimation) -> None:
+        parts, step = self._parts, self._parts.trainers.step
+        if parts.info.num_sessions > 1:
+            log.info("resumed after step %d", step)
+            parts.monitor.mark_resumed(step)
+            parts.evaluations.mark_resumed(step)
+            parts.consumption.mark_resumed(step)
+        state = decode_state(parts.trainers.replay_state, step)
+        if state is None and step > 0:
+            raise RunFailed(f"the checkpoint of step {step} holds no orchestrator state; resume from another one")
+        stored = await trio.to_thread.run_sync(parts.experience.restore, state.experience if state else None)
+        parts.online.restore(state.online if state else None, stored)
+        if state is None and OFFLINE in mix_of(self._config):
+            parts.experience.add_offline(await trio.to_thread.run_sync(values.accepted))
+        parts.batches.begin(step, values.initial_values())
+        parts.online.enabled = True
+        parts.dispatcher.fill()
+
+    async def _evaluate_reference(self) -> None:
+        experience = self._parts.experience
+        stored = [item for _, item in experience.read(experience.scan(EVALUATION))]
+        await self._evaluate(
+            REFERENCE_ROUND, 0, [item for item in stored if item.metadata[ROUND_KEY] == REFERENCE_ROUND]
+        )
+
+    async def _evaluate_regularly(self) -> None:
+        """Evaluates the first version at or after each multiple of `evaluation.interval`; the last one has its own."""
+        interval, online = self._config.evaluation.interval, self._parts.online
+        last = self._parts.trainers.step
+        while interval:
+            version = online.published_version
+            if version // interval > last // interval and version < self._config.trainer.total_steps:
+                last = version
+                await self._evaluate(f"step-{version}", version)
+            else:
+                await self._parts.trainers.version_changed()
+
+    async def _evaluate(self, name: str, step: int, stored: list[Any] | None = None) -> None:
+        """Does an evaluation round, unless it was done in an earlier session."""
+        parts = self._parts
+        done = {line["round"]: line for line in read_lineage(parts.run_dir / EVALUATIONS_FILE)}
+        if name in done:
+            parts.monitor.remember_evaluation(done[name])
+            return
+        if not parts.held_out_problems:
+            return
+        policy: Policy = "reference" if name == REFERENCE_ROUND else "latest"
+        self._round = parts.evaluation.start(name, step, policy, stored or [])
+        parts.dispatcher.fill()
+        await self._round.finished.wait()
+        try:
+            line = parts.evaluation.result(self._round)
+        except ValueError as error:
+            raise RunFailed(f"evaluation {name}: {error}") from None
+        self._round = None
+        await parts.experience.commit()
+        parts.evaluations.append(line, durable=True)
+        parts.monitor.on_evaluation(line)
+        log.info("evaluation %s: %s", name, line)
+
+    def status(self) -> Status:
+        """How far the run is, for the display."""
+        parts, monitor = self._parts, self._parts.monitor
+        done, total, unit = 0, 0, ""
+        if monitor.phase == "training":
+            done, total, unit = monitor.step, self._config.trainer.total_steps, "steps"
+        elif self._round is not None or monitor.phase == "reference":
+            done = len(self._round.trajectories) if self._round else 0
+            total = parts.evaluation.num_wanted if self._round else 0
+            unit = "samples"
+            if monitor.phase == "reference" and self.values is not None:
+                done, total = done + self.values.num_done, total + self.values.num_wanted
+        return monitor.status(done, total, unit, len(parts.workers.sessions), self.note())
+
+    def note(self) -> str:
+        """What is waited for, for people."""
+        parts = self._parts
+        if parts.monitor.phase == "report":
+            return ""
+        if not parts.workers.sessions:
+            return "no rollout worker is ready"
+        if parts.monitor.phase == "training":
+            return f"waiting for {parts.batches.waiting_for}" if parts.batches.waiting_for else ""
+        return "the trainers have not all connected" if parts.monitor.phase.startswith("waiting") else ""
