@@ -188,7 +188,7 @@ def test_closing_while_a_program_runs_leaves_no_process() -> None:
     judge.close()
     thread.join(10)
     assert not thread.is_alive()
-    assert [type(error) for error in errors] == [KeyboardInterrupt]
+    assert [str(error) for error in errors] == ["judging was cancelled"]
     assert wait_until(lambda: not descendants(os.getpid()) - before)
     with pytest.raises(ValueError, match="closed"):
         judge.judge(DOUBLE, TESTS)
@@ -276,5 +276,5 @@ def test_long_inputs_and_outputs_arrive_whole(judge: Judge) -> None:
 
 
 def test_a_submission_may_have_many_tests(judge: Judge) -> None:
-    tests = [TestCase(f"{number}\n", f"{number}\n") for number in range(500)]
-    assert judge.judge("print(input())", tests).num_passed == 500
+    tests = [TestCase(f"{number}\n", f"{number}\n") for number in range(300)]
+    assert judge.judge("print(input())", tests).num_passed == 300

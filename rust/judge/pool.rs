@@ -195,13 +195,14 @@ impl Drop for Judge {
 }
 
 impl Ticket {
-    /// Waits for the judgement. `Error::Interrupted` when the caller or a cancellation ends the wait.
+    /// Waits for the judgement. `Error::Interrupted` when the caller ends the wait, `Error::Judge` when somebody else
+    /// cancelled the ticket or closed the judge.
     pub fn wait(&self, interrupt: Interrupt<'_>) -> Result<Arc<Judgement>> {
         let mut state = lock(&self.0.state);
         loop {
             match &*state {
                 State::Done(judgement) => return Ok(judgement.clone()),
-                State::Cancelled => return Err(Error::Interrupted),
+                State::Cancelled => return Err(Error::Judge("judging was cancelled".into())),
                 State::Waiting | State::Running(_) => {}
             }
             let waited = self.0.change.wait_timeout(state, Interrupt::POLL);

@@ -53,13 +53,13 @@ def lock_in(tier: str, uid: int, base_filter: kernel.SystemCallFilter) -> None:
     paths = readable_paths()
     if tier in (ROOT, USER_NAMESPACE):
         _enter_read_only_root(paths)
-    if tier == ROOT:
-        _become(uid)
-    if tier != LANDLOCK and tier != SECCOMP:
-        kernel.drop_capabilities()
+        # Threads are counted by uid and user namespace; elsewhere the caller's own would count.
         resource.setrlimit(resource.RLIMIT_NPROC, (_MAX_THREADS, _MAX_THREADS))
     else:
         os.chdir("/")
+    if tier == ROOT:
+        _become(uid)
+    kernel.drop_capabilities()
     _limit_resources()
     kernel.forbid_new_privileges()
     if tier == LANDLOCK and kernel.landlock_abi() == 0:
