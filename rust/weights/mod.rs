@@ -16,12 +16,14 @@
 //! | `link` | a socket whose every wait has a deadline and can be called off |
 //! | `publisher`, `serve` | keeping versions; answering one connection |
 //! | `patch`, `scan`, `sparse`, `dense` | what changed between two states, found, coded and applied |
-//! | `subscriber`, `fetch`, `snapshot` | a whole version; one rank's part of it; assembling and coverage |
+//! | `subscriber`, `fetch`, `exchange` | a whole version; one rank's part of it; one exchange, retried |
+//! | `snapshot` | assembling and coverage |
 //!
 //! Left out: collectives, which version to fetch and when (the orchestrator says), and encryption: the token
 //! keeps strangers out, it does not hide or authenticate the stream against someone who owns the network.
 
 mod dense;
+mod exchange;
 mod fetch;
 mod handshake;
 pub mod hash;

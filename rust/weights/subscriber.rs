@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::fetch::{Failure, Fetch, RankFetch};
+use super::exchange::{Failure, Fetch};
+use super::fetch::RankFetch;
 use super::link::pause;
 use super::manifest::MAX_WORLD_SIZE;
 use super::snapshot::{Base, Layout, Snapshot};
