@@ -144,11 +144,12 @@ impl TokenComparison {
         if !self.partial.is_empty() || self.rule.spaces_count() {
             return 0;
         }
-        let expected = &self.expected[self.position..];
+        let blanks = self.expected[self.position..].iter().take_while(|byte| self.rule.is_space(**byte)).count();
+        let expected = &self.expected[self.position + blanks..];
         let same = common_prefix(expected, bytes);
         match bytes[..same].iter().rposition(|byte| self.rule.is_space(*byte)) {
             Some(last) => {
-                self.position += last + 1;
+                self.position += blanks + last + 1;
                 last + 1
             }
             None => 0,
@@ -163,6 +164,7 @@ impl TokenComparison {
             let (piece, behind) = rest.split_at(length);
             rest = behind;
             let continues = self.partial.first().is_some_and(|byte| self.rule.is_space(*byte) == blank);
+            let ended_partial = !continues && !self.partial.is_empty();
             if !continues && !self.end_piece() {
                 return false;
             }
@@ -172,6 +174,9 @@ impl TokenComparison {
                 } else if !self.check(piece) {
                     return false;
                 }
+            } else if ended_partial {
+                // The token that the last bytes had cut is done, and a blank seen: both sides are between tokens again.
+                rest = &rest[self.skip_identical(rest)..];
             }
         }
         true
