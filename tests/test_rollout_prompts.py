@@ -40,7 +40,7 @@ def test_without_a_chat_template_the_statement_is_the_prompt(tiny_folder: Path) 
     tokenizer.save_pretrained(plain)
     codec = ModelCodec(plain, "")
     assert tokenizer.decode(codec.encode_prompt(PROBLEM)) == "mul 3 then max 7"
-    assert codec.prompt_template == "statement"
+    assert codec.prompt_template.startswith("statement-")
     assert ModelCodec(tiny_folder, "").prompt_template.startswith("chat-")
 
 
@@ -92,3 +92,11 @@ def test_an_engine_whose_libraries_are_not_installed_is_refused_with_the_fix(mon
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ConfigError, match=r"workers\.engine: .*pip install 'spo-rl\[train\]'"):
         _choose_engine(Config(), "anywhere")
+
+
+def test_an_instruction_follows_the_statement_and_names_another_template(tiny_folder: Path) -> None:
+    problem = Problem("p", "test", "add 2", (ProblemTest("1\n", "3\n"),))
+    assert prompt_text(problem, "Answer in Python.") == "add 2\n\nAnswer in Python."
+    plain, told = ModelCodec(tiny_folder, ""), ModelCodec(tiny_folder, "", "then add 3")
+    assert plain.prompt_template != told.prompt_template
+    assert len(told.encode_prompt(problem)) > len(plain.encode_prompt(problem))

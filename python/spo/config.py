@@ -121,6 +121,8 @@ class ProblemsConfig(Section, frozen=True):
     """Specs of the training problems."""
     evaluation: tuple[str, ...] = ()
     """Specs of the held-out problems."""
+    instruction: str = ""
+    """Said after each statement: what kind of answer is wanted. Empty where the policy knows."""
 
 
 class ValuesConfig(Section, frozen=True):

@@ -65,5 +65,5 @@ def _choose_engine(config: Config, model_path: str) -> tuple[Codec, Callable[[],
         raise ConfigError(
             f"workers.engine: transformers cannot be used here ({error}); pip install 'spo-rl[train]'"
         ) from error
-    codec = ModelCodec(model_path, tokenizer_fingerprint(Path(model_path)))
+    codec = ModelCodec(model_path, tokenizer_fingerprint(Path(model_path)), config.problems.instruction)
     return codec, partial(load_sampler, config, model_path, codec.end_tokens)

@@ -42,12 +42,13 @@ class Codec(Protocol):
 class ModelCodec:
     """The tokenizer and chat template of a model folder."""
 
-    def __init__(self, model_path: str | Path, tokenizer_fingerprint: str) -> None:
+    def __init__(self, model_path: str | Path, tokenizer_fingerprint: str, instruction: str = "") -> None:
         """Loads the tokenizer.
 
         Args:
             model_path: The model's local folder.
             tokenizer_fingerprint: Of the tokenizer in that folder.
+            instruction: Said after each statement.
 
         Raises:
             ConfigError: The folder holds no tokenizer, or none that knows an end token.
@@ -65,12 +66,14 @@ class ModelCodec:
             raise ConfigError(f"model.path: {model_path}: its tokenizer has no eos_token; responses would never end")
         template = self._tokenizer.chat_template
         self._has_template = template is not None
-        digest = hashlib.blake2b(str(template).encode(), digest_size=8).hexdigest()
-        self.prompt_template = f"chat-{digest}" if self._has_template else "statement"
+        self._instruction = instruction
+        kind = "chat" if self._has_template else "statement"
+        digest = hashlib.blake2b(f"{template}\0{instruction}".encode(), digest_size=8).hexdigest()
+        self.prompt_template = f"{kind}-{digest}"
 
     def encode_prompt(self, problem: Problem) -> tuple[int, ...]:
         """See `Codec.encode_prompt`."""
-        text = prompt_text(problem)
+        text = prompt_text(problem, self._instruction)
         if self._has_template:
             messages = [{"role": "user", "content": text}]
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -83,11 +86,10 @@ class ModelCodec:
         return text
 
 
-def prompt_text(problem: Problem) -> str:
-    """What the policy is told: the statement, and the code to start from if there is some."""
-    if not problem.starter_code:
-        return problem.statement
-    return f"{problem.statement}\n\nStart from this code:\n\n```python\n{problem.starter_code}\n```"
+def prompt_text(problem: Problem, instruction: str = "") -> str:
+    """What the policy is told: the statement, what kind of answer is wanted, and the code to start from, if any."""
+    code = f"Start from this code:\n\n```python\n{problem.starter_code}\n```" if problem.starter_code else ""
+    return "\n\n".join(part for part in (problem.statement, instruction, code) if part)
 
 
 def check_length(problem_id: str, num_prompt_tokens: int, max_new_tokens: int, token_budget: int) -> None:
