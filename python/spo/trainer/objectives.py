@@ -2,7 +2,7 @@
 
 Every objective is called as `name(policy_logprobs_BT, reference_logprobs_BT, mask_BT, reward_B, initial_value_B, *,
 beta, loss, clip_epsilon)` and returns the mean loss over the trajectories and its metrics. Sums run over response
-tokens XX
+tokens only (the mask): prompts, padding and whatever follows the end token do not count.
 
 A metric is a `[2]` tensor of a sum and a count, so that metrics of several micro-batches and ranks are added up first
 and divided once, at the end.
