@@ -90,8 +90,9 @@ def test_an_interruption_reaches_the_child_once_and_leaves_nothing_running(tmp_p
     inner = f"import os, time; open({str(grandchild)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     child = (
         "import signal, subprocess, sys, time\n"
-        f"subprocess.Popen([sys.executable, '-c', {inner!r}])\n"
-        "try: time.sleep(60)\n"
+        "try:\n"
+        f"    subprocess.Popen([sys.executable, '-c', {inner!r}])\n"
+        "    time.sleep(60)\n"
         "except KeyboardInterrupt: sys.exit(7)\n"
     )
     script = f"import sys; from spo.train_cli import Child; sys.exit(Child([sys.executable, '-c', {child!r}]).run())"

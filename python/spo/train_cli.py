@@ -101,40 +101,50 @@ class Child:
     """
 
     def __init__(self, command: Sequence[str], hush: bool = False) -> None:
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE if hush else None, process_group=0)
-        self._interrupted = False
+        self._command = command
+        self._hush = hush
+        self._interrupted: int | None = None
 
     def run(self) -> int:
-        """Waits for its end, handing signals on, and returns the exit status."""
-        relay = threading.Thread(target=_relay, args=(self._process.stderr,), daemon=True)
-        relay.start()
+        """Starts it, waits for its end, handing signals on, and returns the exit status."""
+        # Signals are noted before there is anything to hand them to, so that none finds the child without its keeper.
+        self._process: subprocess.Popen[bytes] | None = None
         previous = {number: signal.signal(number, self._pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            status = self._wait()
+            stderr = subprocess.PIPE if self._hush else None
+            self._process = process = subprocess.Popen(self._command, stderr=stderr, process_group=0)
+            if self._interrupted is not None:
+                process.send_signal(self._interrupted)
+            relay = threading.Thread(target=_relay, args=(process.stderr,), daemon=True)
+            relay.start()
+            status = self._wait(process)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            self._kill_group()
+            if self._process is not None:
+                _kill_group(self._process.pid)
         relay.join(timeout=5)
         return status if status >= 0 else 128 - status
 
-    def _wait(self) -> int:
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
         while True:
             try:
-                return self._process.wait(END_TIMEOUT_S)
+                return process.wait(END_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                if self._interrupted:
-                    self._process.kill()
+                if self._interrupted is not None:
+                    process.kill()
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        self._interrupted = True
-        self._process.send_signal(number)
+        self._interrupted = number
+        if self._process is not None:
+            self._process.send_signal(number)
 
-    def _kill_group(self) -> None:
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
 
 
 def _relay(stream: IO[bytes] | None) -> None:
