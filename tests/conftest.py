@@ -2,10 +2,19 @@
 
 import functools
 import inspect
+import signal
 
+import hypothesis
 import pytest
 import trio
 from trio.testing import MockClock
+
+# How long an example takes says more about the machine's other users than about the code.
+hypothesis.settings.register_profile("spo", deadline=None)
+hypothesis.settings.load_profile("spo")
+
+# What a shell starts in the background ignores SIGINT, and so would the children that tests send it to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

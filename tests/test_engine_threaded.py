@@ -200,14 +200,19 @@ async def test_a_failing_switch_fails_the_engine_and_its_waiters() -> None:
         with pytest.raises(EngineError, match="bad version"):
             await engine.generate([request(1000)] * 20)
 
+    async def permit_a_step_a_millisecond() -> None:
+        while True:
+            sampler.permits.release()
+            await trio.sleep(0.001)
+
     sampler.free_running = False
     with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(caller)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(_expect_update_to_fail, engine)
-            await trio.testing.wait_all_tasks_blocked()
-            sampler.permits.release(1000)
+        async with trio.open_nursery() as permits:
+            permits.start_soon(permit_a_step_a_millisecond)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(caller)
+                nursery.start_soon(_expect_update_to_fail, engine)
+            permits.cancel_scope.cancel()
     await engine.close()
 
 

@@ -230,9 +230,13 @@ def test_an_idle_judge_uses_no_cpu_time() -> None:
         def ticks() -> list[list[str]]:
             return [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13] for pid in processes]
 
-        before = ticks()
-        time.sleep(0.5)
-        assert ticks() == before
+        def a_quiet_half_second() -> bool:
+            before = ticks()
+            time.sleep(0.5)
+            return ticks() == before
+
+        # What the judgement left to do may take a moment more; a judge that polls never has such a half second.
+        assert any(a_quiet_half_second() for _ in range(10))
 
 
 @pytest.mark.parametrize(

@@ -213,8 +213,11 @@ def judge(request: pytest.FixtureRequest) -> Iterator[Judge]:
 
 
 def processes_below(pid: int) -> set[int]:
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    direct = {int(child) for file in children for child in file.read_text().split()}
+    try:
+        children = list(Path(f"/proc/{pid}/task").glob("*/children"))
+        direct = {int(child) for file in children for child in file.read_text().split()}
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return set()
     return direct.union(*(processes_below(child) for child in direct))
 
 
