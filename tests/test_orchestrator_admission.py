@@ -30,10 +30,14 @@ def test_a_version_can_be_drawn_up_to_its_last_step_and_not_after() -> None:
     assert step - version > max_staleness
 
 
-def test_a_batch_waits_only_for_rollouts_that_would_be_too_old_afterwards() -> None:
-    assert not must_wait(step=9, versions_in_flight=[], max_staleness=5)
-    assert not must_wait(step=8, versions_in_flight=[3, 7], max_staleness=5)
-    assert must_wait(step=9, versions_in_flight=[7, 3], max_staleness=5)
+def test_a_batch_waits_for_rollouts_that_could_miss_their_turn_afterwards() -> None:
+    assert not must_wait(9, [], [], per_step=4, max_staleness=5)
+    # One on its way is drawn in step 9 if the batch of step 8 is drawn now: the last step for version 3.
+    assert not must_wait(8, [3, 7], [5] * 4, per_step=4, max_staleness=5)
+    assert must_wait(9, [7, 3], [5] * 4, per_step=4, max_staleness=5)
+    # Younger ones that are left over are drawn after it, older ones before it.
+    assert not must_wait(8, [3], [5] * 9, per_step=4, max_staleness=5)
+    assert must_wait(8, [3], [3] * 8, per_step=4, max_staleness=5)
 
 
 @dataclass
@@ -61,6 +65,7 @@ class Simulation:
     in_flight: dict[int, int] = field(default_factory=dict)
     events: list[tuple[float, int, str, int]] = field(default_factory=list)
     stale_on_arrival: int = 0
+    expired_unused: int = 0
     worst_staleness: int = 0
 
     def __post_init__(self) -> None:
@@ -85,7 +90,9 @@ class Simulation:
         if self.training or self.steps_done == self.total_steps:
             return
         step = self.steps_done + 1
-        if must_wait(step, self.in_flight.values(), self.max_staleness):
+        self.unused.sort()
+        versions = [version for version, _ in self.unused]
+        if must_wait(step, list(self.in_flight.values()), versions, self.per_step, self.max_staleness):
             return
         fresh = self.unused[: self.per_step]
         usable = [
@@ -110,7 +117,9 @@ class Simulation:
 
     def run(self) -> None:
         while self.steps_done < self.total_steps or self.training:
-            self.unused = [item for item in self.unused if self.steps_done - item[0] <= self.max_staleness]
+            young = [item for item in self.unused if self.steps_done - item[0] <= self.max_staleness]
+            self.expired_unused += len(self.unused) - len(young)
+            self.unused = young
             self.start_rollouts()
             self.start_step()
             assert self.events, f"deadlock after {self.steps_done} steps"
@@ -181,3 +190,5 @@ def test_at_any_speeds_training_ends_and_nothing_is_stale_when_it_arrives_or_is_
     assert simulation.steps_done == 40
     assert simulation.worst_staleness <= interval + slack
     assert simulation.stale_on_arrival == 0
+    if death_share == 0:
+        assert simulation.expired_unused == 0

@@ -81,7 +81,8 @@ class ReplayBuffer:
         max_staleness: most versions that an online trajectory's oldest token may be behind the trainer.
         seed: decides every order.
         store: where `load_state_dict` reads trajectories again.
-        order: which of the equally often used online trajectories go first, "oldest" or any ("uniform").
+        order: which of the equally often used online trajectories go first: those of the "oldest" policy version,
+            or any ("uniform").
 
     Raises:
         ValueError: a bound is below 1.

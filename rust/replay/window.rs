@@ -65,8 +65,11 @@ impl Window {
         let mut usable: Vec<(u32, u64, usize)> = Vec::new();
         for (place, entry) in self.entries.iter().enumerate() {
             if self.usable(entry, policy_version) {
-                let chance = if self.bounds.order == Order::Uniform { random.bits() } else { 0 };
-                usable.push((entry.uses, chance, place));
+                let turn = match self.bounds.order {
+                    Order::Uniform => random.bits(),
+                    Order::Oldest => entry.item.trajectory.min_policy_version,
+                };
+                usable.push((entry.uses, turn, place));
             }
         }
         usable.sort_unstable();

@@ -8,9 +8,10 @@ Two rules bound it by `max_staleness`, and nothing is thrown away for it:
 
 1. *Admission.* A rollout starts only with weights young enough for the step at which it is expected to be drawn:
    after all that no batch has had yet, in the buffer or on its way, at `per_step` online trajectories a step. (The
-   buffer draws every trajectory once, oldest first, before it draws one twice.)
-2. *Patience.* Trajectories may be drawn several times, so trainers could run ahead of a slow rollout on what the
-   buffer has. A batch therefore waits while a rollout is on its way that would be too old afterwards.
+   buffer draws every trajectory once, those of the oldest version first, before it draws one twice.)
+2. *Patience.* Trajectories may be drawn several times, so trainers could run ahead of rollouts on their way with what
+   the buffer has. A batch therefore waits while drawing it would leave more rollouts on their way than the steps until
+   they are too old can take.
 
 No deadlock: while the trainer waits, `steps_done` stands still. With less than one batch in supply the needed version
 is `steps_done − max_staleness`, which the last published one satisfies, because versions come every
@@ -21,7 +22,9 @@ finishes or is dispatched anew with a version needed *then*, so rule 2 ends as w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Sequence
+from math import ceil
 
 
 def needed_version(steps_done: int, supply: int, per_step: int, max_staleness: int) -> int:
@@ -46,12 +49,22 @@ def last_step(version: int, max_staleness: int) -> int:
     return version + max_staleness + 1
 
 
-def must_wait(step: int, versions_in_flight: Iterable[int], max_staleness: int) -> bool:
-    """Whether the batch of `step` has to wait: a rollout on its way could not be drawn any more afterwards.
+def must_wait(
+    step: int, versions_in_flight: Sequence[int], unused_versions: Sequence[int], per_step: int, max_staleness: int
+) -> bool:
+    """Whether the batch of `step` has to wait for rollouts on their way.
 
     Args:
         step: The step whose batch is asked for.
         versions_in_flight: Of each online rollout on its way, a lower bound of the version it samples with.
+        unused_versions: Of each trajectory in the buffer that no batch has had yet, its least version.
+        per_step: Online trajectories a step draws, those of the oldest version first; at least 1.
         max_staleness: The bound, in steps.
     """
-    return any(last_step(version, max_staleness) < step + 1 for version in versions_in_flight)
+    on_way = sorted(versions_in_flight)
+    left = sorted(unused_versions)[per_step:]
+    for version in on_way:
+        before = bisect_right(left, version) + bisect_right(on_way, version)
+        if step + ceil(before / per_step) > last_step(version, max_staleness):
+            return True
+    return False

@@ -143,9 +143,8 @@ class Batches:
             await self._changed.wait()
 
     def _try_draw(self, step: int, world_size: int) -> Batch | None:
-        versions = (assignment.version for assignment in self._dispatcher.in_flight(self._online))
-        if must_wait(step, versions, self._config.replay.max_staleness):
-            self.waiting_for = "a rollout on its way would be too old after this step"
+        if self._must_wait(step):
+            self.waiting_for = "a rollout on its way would be too old when its turn comes"
             return None
         available = self._experience.available(step - 1)
         short = [source for source in (ONLINE, OFFLINE) if available.get(source, 0) < per_step(self._config, source)]
@@ -166,6 +165,15 @@ class Batches:
         self.waiting_for = ""
         self._step = self._online.steps_done = step
         return batch
+
+    def _must_wait(self, step: int) -> bool:
+        wanted = per_step(self._config, ONLINE)
+        if wanted == 0:
+            return False
+        on_way = self._dispatcher.in_flight(self._online)
+        versions = [assignment.version for assignment in on_way for _ in assignment.work.seeds]
+        unused = self._experience.unused_versions(step - 1)
+        return must_wait(step, versions, unused, wanted, self._config.replay.max_staleness)
 
     def _log(self, step: int, batch: Batch) -> None:
         line = {"step": step, "ids": batch.ids.tolist(), "max_staleness": max_staleness(batch, step)}

@@ -87,9 +87,14 @@ class Experience:
         """How many trajectories of each source can be drawn when `steps_done` steps are done."""
         return dict(self._buffer.available(steps_done))
 
-    def num_unused(self, steps_done: int) -> int:
-        """Online trajectories that no batch has had and that one can still have; the buffer draws these first."""
+    def unused_versions(self, steps_done: int) -> list[int]:
+        """Least policy versions of the online trajectories that no batch has had and that one can still have."""
         self._unused = {id: v for id, v in self._unused.items() if v + self._max_staleness >= steps_done}
+        return list(self._unused.values())
+
+    def num_unused(self, steps_done: int) -> int:
+        """How many those are; the buffer draws them first."""
+        self.unused_versions(steps_done)
         return min(len(self._unused), self.available(steps_done).get(ONLINE, 0))
 
     def sample(self, steps_done: int, row_multiple: int) -> Batch:
