@@ -20,6 +20,7 @@ class FakeSource:
     finished: list[Work] = field(default_factory=list)
     renewed: list[Work] = field(default_factory=list)
     taken: int = 0
+    share: float = 1.0
 
     def take(self, limit: int) -> Work | None:
         if self.taken == self.num_items:
@@ -93,14 +94,15 @@ def test_the_earlier_source_is_served_first() -> None:
     assert (evaluation.taken, online.taken) == (1, 0)
 
 
-def test_two_sources_share_a_worker_evenly_however_long_it_goes_on() -> None:
-    evaluation, online = FakeSource(1000), FakeSource(1000)
+def test_two_sources_get_their_shares_of_a_worker_however_long_it_goes_on() -> None:
+    evaluation, online = FakeSource(1000, share=3.0), FakeSource(1000)
     dispatcher, _ = dispatcher_for(evaluation, online)
     worker = FakeWorker(capacity=16)
     dispatcher.add_worker(worker)
-    for _ in range(50):
+    for _ in range(80):
         dispatcher.done(worker, answer(worker.given.pop(0)))
-    assert abs(len(evaluation.finished) - len(online.finished)) <= 1
+    assert abs(len(evaluation.finished) - 60) <= 2
+    assert abs(len(online.finished) - 20) <= 2
     assert dispatcher.num_responses == 16
 
 

@@ -1,9 +1,9 @@
 """Dispatch: work items go out to workers, results come in, and what a dead worker leaves is handed out again.
 
-Work comes from sources; a source decides what is due and takes its results. The one with the fewest responses on
-their way is served first, so that an evaluation slows sampling for training but never stops it. Every item is
-answered exactly once: what fails or is lost is given out again as it was, with the same seeds, and a late second
-answer is ignored. How workers are reached is not known here (`workers.py`), nor what the work is for.
+Work comes from sources; a source decides what is due and takes its results. The one that is furthest below its share
+of the responses on their way is served first, so that an evaluation slows sampling for training but never stops it.
+Every item is answered exactly once: what fails or is lost is given out again as it was, with the same seeds, and a
+late second answer is ignored. How workers are reached is not known here (`workers.py`), nor what the work is for.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 class Source(Protocol):
     """Something that there is work for."""
+
+    share: float
+    """How much of the workers it gets, in proportion to the shares of others that have work too."""
 
     def take(self, limit: int) -> Work | None:
         """The next work item, of at most `limit` responses where it can be split; None while nothing is due.
@@ -86,7 +89,7 @@ class Dispatcher:
 
     def __init__(self, on_result: Callable[[Result], None], on_again: Callable[[], None]) -> None:
         self.sources: Sequence[Source] = ()
-        """What there is work for; the earlier first where equally many of their responses are on their way."""
+        """What there is work for; the earlier first where they are equally far from their shares."""
         self._on_result = on_result
         self._on_again = on_again
         self._loads: dict[Worker, int] = {}
@@ -191,7 +194,7 @@ class Dispatcher:
             assignment = self._assignments[self._again.popleft()]
             assignment.work = assignment.source.renew(assignment.work)
             return assignment
-        for source in sorted(self.sources, key=self._num_on_way):
+        for source in sorted(self.sources, key=self._load_of):
             work = source.take(room)
             if work is not None:
                 work = msgspec.structs.replace(work, work_id=self._next_id)
@@ -200,8 +203,8 @@ class Dispatcher:
                 return assignment
         return None
 
-    def _num_on_way(self, source: Source) -> int:
-        return sum(len(assignment.work.seeds) for assignment in self.in_flight(source))
+    def _load_of(self, source: Source) -> float:
+        return sum(len(assignment.work.seeds) for assignment in self.in_flight(source)) / source.share
 
     def _watch_excluded(self, num_judged: int, num_excluded: int) -> None:
         self._consecutive_excluded = 0 if num_judged else self._consecutive_excluded + num_excluded

@@ -65,6 +65,9 @@ class EvaluationSource:
         experience: Where trajectories are stored.
     """
 
+    share = 3.0
+    """Most of the workers, so that a round is over before the policy is another; see `dispatch`."""
+
     def __init__(self, config: Config, problems: Sequence[Problem], experience: Experience) -> None:
         self._config = config
         self._problem_ids = [problem.id for problem in problems]

@@ -32,6 +32,9 @@ class OnlineSource:
         experience: Where results go.
     """
 
+    share = 1.0
+    """See `dispatch`."""
+
     def __init__(self, config: Config, schedule: ProblemSchedule, experience: Experience) -> None:
         self._config = config
         self._schedule = schedule

@@ -88,6 +88,9 @@ class ValueEstimation:
         tokenizer: Fingerprint that all trajectories share.
     """
 
+    share = 1.0
+    """See `dispatch`."""
+
     def __init__(self, config: Config, key: ValuesKey, problems: Sequence[Problem], tokenizer: str) -> None:
         self._config = config
         self._key = key
