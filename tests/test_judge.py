@@ -77,6 +77,12 @@ def test_a_failing_program_gets_the_verdict_that_fits(judge: Judge, source: str,
     assert judge.judge(source, TESTS).verdict is verdict
 
 
+def test_the_compilers_message_comes_every_time(judge: Judge) -> None:
+    submissions = [Submission("x = 1\nx++\n", TESTS) for _ in range(100)]
+    messages = {judgement.message for judgement in judge.judge_many(submissions)}
+    assert messages == {"SyntaxError: invalid syntax (solution.py, line 2)"}
+
+
 def test_sleeping_uses_up_the_wall_time(judge: Judge) -> None:
     judgement = judge.judge("import time; time.sleep(60)", TESTS, limits=Limits(wall_time_s=0.3))
     assert judgement.verdict is Verdict.TIME_LIMIT

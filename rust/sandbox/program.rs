@@ -103,7 +103,11 @@ impl Program {
         let (stdout, stdout_writer) = output_pipe()?;
         let (stderr, stderr_writer) = output_pipe()?;
         let request = protocol::run(self.limits.cpu_time_s, wall_time.as_secs_f64());
-        self.control.send(&request, &[stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
+        let sent = self.control.send(&request, &[stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()]);
+        // A program that does not compile may have ended its template already; what it said is still to be heard.
+        if self.compiled {
+            sent?;
+        }
         drop((stdin, stdout_writer, stderr_writer));
         let mut running = Running {
             program: self,

@@ -83,8 +83,9 @@ impl Channel {
                     buffer.truncate(message.bytes);
                     return Ok(Some(buffer));
                 }
-                Err(Errno::INTR) => continue,
-                Err(Errno::CONNRESET) => return Ok(None),
+                // A reset says that the other end closed with messages of ours unread. It is told once, and before what
+                // the other end had said, which the next call gives.
+                Err(Errno::INTR | Errno::CONNRESET) => continue,
                 Err(errno) => return Err(Error::Judge(format!("reading from the judge's helper: {errno}"))),
             }
         }
