@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM
 import spo.trainer.policy as policy_module
 from spo.config import ModelConfig
 from spo.errors import ConfigError, ConnectionLost
+from spo.trainer.attention import attention_mask
 from spo.trainer.batches import MicroBatch, micro_batches
 from spo.trainer.parallel import Ranks, start_ranks, stop_ranks
-from spo.trainer.policy import Policy, load_policy, packed_attention_mask
+from spo.trainer.policy import Policy, load_policy
 
 CPU = torch.device("cpu")
 
@@ -94,7 +95,7 @@ def test_gradients_of_packed_rows_equal_those_of_one_trajectory_a_row(model: Pat
 
 
 def test_attention_is_causal_and_within_a_trajectory() -> None:
-    mask = packed_attention_mask(torch.tensor([[0, 1, 2, 0, 1, 0]]))
+    mask = attention_mask(torch.tensor([[0, 1, 2, 0, 1, 0]]))
     expected = torch.tensor(
         [
             [1, 0, 0, 0, 0, 0],

@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from spo.config import ModelConfig
 from spo.errors import ConfigError
+from spo.trainer.attention import ATTENTION, find_packing
 from spo.trainer.logprobs import token_logprobs
 from spo.trainer.parallel import Ranks, shard
 
@@ -29,10 +30,11 @@ _UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling"
 class Policy(nn.Module):
     """A `transformers` causal language model behind one method: log-probabilities of tokens in packed rows."""
 
-    def __init__(self, model: PreTrainedModel, logprob_chunk_tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype, logprob_chunk_tokens: int) -> None:
         """Wraps `model`, whose dropout is switched off: a policy's log-probabilities are a function of its weights."""
         super().__init__()
         self.model = model.eval()
+        self.compute_dtype = compute_dtype
         self.logprob_chunk_tokens = logprob_chunk_tokens
         names = set(model._no_split_modules or ())
         self.layers: list[nn.Module] = [module for module in model.modules() if type(module).__name__ in names]
@@ -53,8 +55,8 @@ class Policy(nn.Module):
         hidden_RTD = self.model.base_model(
             input_ids=tokens_RT,
             position_ids=position_ids_RT,
-            attention_mask=packed_attention_mask(position_ids_RT),
             use_cache=False,
+            packing=find_packing(position_ids_RT, self.compute_dtype),
         ).last_hidden_state
         # A token is predicted from the hidden state just before it.
         hidden_ND = hidden_RTD.flatten(0, 1)[index_N - 1]
@@ -67,13 +69,6 @@ class Policy(nn.Module):
         for layer in self.layers:
             # In place of `forward`, not around the module: FSDP's hooks must not run twice. Nothing random is inside.
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-
-
-def packed_attention_mask(position_ids_RT: Tensor) -> Tensor:
-    """Who attends to whom: bool [R, 1, T, T], causal, and within a trajectory only (each starts at position 0)."""
-    segment_RT = (position_ids_RT == 0).cumsum(dim=1)
-    same_RTT = segment_RT[:, :, None] == segment_RT[:, None, :]
-    return same_RTT.tril().unsqueeze(1)
 
 
 def load_policy(path: str, config: ModelConfig, max_tokens: int, ranks: Ranks, *, trained: bool) -> Policy:
@@ -95,12 +90,12 @@ def load_policy(path: str, config: ModelConfig, max_tokens: int, ranks: Ranks, *
     logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+            path, dtype=dtype, attn_implementation=ATTENTION, local_files_only=True
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path: no causal language model can be loaded from {path}: {error}") from error
     _check_supported(model, max_tokens)
-    policy = Policy(model, config.logprob_chunk_tokens)
+    policy = Policy(model, compute_dtype, config.logprob_chunk_tokens)
     policy.requires_grad_(trained)
     if trained and config.gradient_checkpointing:
         policy.recompute_layers()
