@@ -23,6 +23,7 @@ fn item(id: u64) -> Item {
         source: ONLINE.into(),
         behavior_logprobs: None,
         reference_logprobs: None,
+        mc_successes: None,
         min_policy_version: 0,
         max_policy_version: 0,
         temperature: 0.5,

@@ -32,6 +32,7 @@ fn trajectories() -> Vec<Trajectory> {
         verdict: "wrong_answer".into(),
         source: "online".into(),
         reference_logprobs: None,
+        mc_successes: None,
         min_policy_version: at as u64,
         max_policy_version: at as u64,
         temperature: 0.5,

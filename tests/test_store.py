@@ -61,6 +61,66 @@ def test_scan_filters_and_keeps_the_order_of_appends(tmp_path: Path) -> None:
         assert len(store) == 4
 
 
+def test_late_columns_are_annotated_read_and_scanned_for(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        ids = store.append([make(seed=0), make(seed=1, reference_logprobs=[-9.0, -9.0]), make(seed=2)])
+        counts = ([0, 2], [1, 4], [4, 4])
+        store.annotate(
+            ids,
+            reference_logprobs=[np.array([-1.0, -2.0], dtype=np.float32), [-3, -4], None],
+            mc_successes=[None, counts, None],
+            reward=[None, 0.5, None],
+        )
+        with TrajectoryStore.open(tmp_path, "r") as reader:
+            for seen in (store, reader):
+                assert seen[ids[0]] == make(seed=0, reference_logprobs=[-1.0, -2.0])
+                late = make(seed=1, reference_logprobs=[-3.0, -4.0], mc_successes=counts, reward=0.5)
+                assert seen[ids[1]] == late
+                columns = seen.read_many(ids, ["mc_successes", "reference_logprobs", "reward"])
+                assert columns["mc_successes"][::2] == [None, None]
+                assert [column.tolist() for column in columns["mc_successes"][1]] == [*counts]
+                assert columns["mc_successes"][1][0].dtype == np.uint32
+                assert columns["reward"] == [-1.0, 0.5, -1.0]
+                assert seen.scan(has=["reference_logprobs"]) == ids[:2]
+                assert seen.scan(has=["reference_logprobs"], lacks=["mc_successes"]) == ids[:1]
+                assert seen.scan(lacks=["reference_logprobs"]) == ids[2:]
+                assert seen.scan(reward=0.5) == ids[1:2]
+
+
+def test_wrong_late_columns_are_named_and_nothing_is_annotated(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        ids = store.append([make(), make(seed=1)])
+        good = [-1.0, -2.0]
+        with pytest.raises(ValueError, match=r"reference_logprobs has 1 items for 2 ids"):
+            store.annotate(ids, reference_logprobs=[good])
+        with pytest.raises(ValueError, match=rf"record {ids[1]}: reference_logprobs has 3 values for 2 response"):
+            store.annotate(ids, reference_logprobs=[good, [*good, -3.0]])
+        with pytest.raises(ValueError, match="triple of positions, successes and trials"):
+            store.annotate(ids, reference_logprobs=[good, good], mc_successes=[([1], [2]), None])  # type: ignore[list-item]
+        with pytest.raises(ValueError, match="2 successes in 1 trials"):
+            store.annotate(ids, mc_successes=[([1], [2], [1]), None])
+        with pytest.raises(StoreError, match="no record 5"):
+            store.annotate([5], reference_logprobs=[good])
+        with pytest.raises(ValueError, match='"tokens"'):
+            store.scan(has=["tokens"])
+        with pytest.raises(ValueError, match="sequences of column names"):
+            store.scan(has="reference_logprobs")
+        assert store.scan(has=["reference_logprobs"]) == []
+    with TrajectoryStore.open(tmp_path, "r") as reader, pytest.raises(StoreError, match="open for reading"):
+        reader.annotate(ids, reference_logprobs=[good, good])
+
+
+def test_deleted_records_are_gone(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        ids = store.append([make(seed=number) for number in range(3)])
+        store.delete(ids[:1])
+        assert store.scan() == ids[1:]
+        with pytest.raises(StoreError, match=f"no record {ids[0]}"):
+            store[ids[0]]
+    with open_store(tmp_path) as store:
+        assert (len(store), store.info()["records"]) == (2, 2)
+
+
 def test_info_counts(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.append([make(), make(source="offline")])

@@ -89,6 +89,21 @@ def test_what_is_exported_can_be_imported_unchanged(path: Path, tmp_path: Path) 
         spo_store("import", tmp_path / "third", output)
 
 
+def test_late_columns_go_along_with_copies(path: Path, tmp_path: Path) -> None:
+    with TrajectoryStore.open(path) as store:
+        ids = store.scan()[:2]
+        store.annotate(
+            ids, reference_logprobs=[[-1.0, -2.0]] * 2, mc_successes=[([1], [2], [3]), None], reward=[None, 0.5]
+        )
+    assert spo_store("export", path, tmp_path / "rows.jsonl") == 0
+    assert spo_store("import", tmp_path / "imported", tmp_path / "rows.jsonl", "--tokenizer", "tests") == 0
+    assert spo_store("merge", tmp_path / "merged", path) == 0
+    expected = records(path)
+    assert expected[1].reward == 0.5
+    assert expected[0] == make(0, reference_logprobs=[-1.0, -2.0], mc_successes=counts)
+    assert records(tmp_path / "imported") == records(tmp_path / "merged") == expected
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

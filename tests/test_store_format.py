@@ -1,7 +1,8 @@
 """Stores written once and kept: what any later version must still read, and must still refuse.
 
-`tests/fixtures/store-1` was written by the first version of the format: a sealed segment, and a live one whose last
-append is cut. The names and numbers below say what is in it.
+`tests/fixtures/store-1` was written by the first version of the format, `store-2` by the second: each has a sealed
+segment, and a live one whose last append is cut. The second has late columns and a deletion as well. The names and
+numbers below say what is in them.
 """
 
 import shutil
@@ -11,7 +12,7 @@ import pytest
 
 from spo.store import CorruptShardError, Trajectory, TrajectoryStore
 
-FIXTURE = Path(__file__).parent / "fixtures" / "store-1"
+FIXTURES = Path(__file__).parent / "fixtures"
 CUT_BYTES = 9
 """How much is missing of the record that is cut."""
 
@@ -40,39 +41,83 @@ def records() -> list[Trajectory]:
     ]
 
 
+def late() -> dict[str, list[object]]:
+    """What the second fixture has of the first two records only in late columns."""
+    return {
+        "reference_logprobs": [[], [-place / 9 for place in range(40)]],
+        "mc_successes": [None, ([0, 7, 40], [0, 3, 16], [16, 16, 16])],
+        "reward": [0.75, None],
+    }
+
+
+def late_records() -> list[Trajectory]:
+    """The first two records as they are with their late columns."""
+    return [
+        Trajectory(
+            problem_id=record.problem_id,
+            prompt_tokens=record.prompt_tokens,
+            response_tokens=record.response_tokens,
+            reward=record.reward if reward is None else reward,
+            verdict=record.verdict,
+            source=record.source,
+            behavior_logprobs=record.behavior_logprobs,
+            reference_logprobs=reference,
+            min_policy_version=record.min_policy_version,
+            max_policy_version=record.max_policy_version,
+            temperature=record.temperature,
+            top_p=record.top_p,
+            seed=record.seed,
+            metadata=record.metadata,
+            mc_successes=counts,
+        )
+        for record, reference, counts, reward in zip(records()[:2], *late().values(), strict=True)  # type: ignore[arg-type]
+    ]
+
+
 def write(path: Path) -> None:
-    """How the fixture was written."""
+    """How the second fixture was written; the first was so without annotating and deleting."""
     with TrajectoryStore.open(path, tokenizer="sha256:fixture", segment_bytes=1) as store:
-        for part in (records()[:2], records()[2:3]):
-            store.append(part)
+        ids = store.append(records()[:2])
+        store.append(records()[2:3])
     with TrajectoryStore.open(path) as store:
+        (deleted,) = store.append([records()[0]])
+        store.annotate(ids, reference_logprobs=[[], [0.0] * 40])
+        store.annotate(ids, **late())  # type: ignore[arg-type]
+        store.delete([deleted])
         store.append(records()[3:4])
         store.append(records()[4:])
     (live,) = path.glob("segment-*.live")
     live.write_bytes(live.read_bytes()[:-CUT_BYTES])
 
 
-def test_the_first_format_is_read_and_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "first_two"), [("store-1", records()[:2]), ("store-2", late_records())])
+def test_earlier_formats_are_read_and_gone_on_with(tmp_path: Path, name: str, first_two: list[Trajectory]) -> None:
     path = tmp_path / "store"
-    shutil.copytree(FIXTURE, path)
+    shutil.copytree(FIXTURES / name, path)
     with TrajectoryStore.open(path, "r") as store:
+        ids = store.scan()
         assert store.tokenizer == "sha256:fixture"
-        assert store.read_many(store.scan()) == records()[:4]
+        assert store.read_many(ids) == first_two + records()[2:4]
         assert store.info()["sealed_segments"] == 1
+        expected = [record.reference_logprobs is not None for record in first_two + records()[2:4]]
+        assert store.scan(has=["reference_logprobs"]) == [id for id, has in zip(ids, expected, strict=True) if has]
     with TrajectoryStore.open(path) as store:
         assert len(store.torn_tails) == 1
-        store.append(records()[4:])
+        ids += store.append(records()[4:])
+        store.annotate(ids[2:3], reward=[0.25])
     with TrajectoryStore.open(path, "r") as store:
-        assert store.read_many(store.scan()) == records()
+        assert store.scan() == ids
+        assert store.read_many(ids)[3:] == records()[3:]
+        assert store[ids[2]].reward == 0.25
 
 
-def test_what_is_written_now_has_the_sizes_of_the_first_format(tmp_path: Path) -> None:
+def test_what_is_written_now_has_the_sizes_of_the_last_fixture(tmp_path: Path) -> None:
     write(tmp_path / "store")
 
     def sizes(path: Path) -> dict[str, int]:
         return {file.name: file.stat().st_size for file in path.iterdir()}
 
-    now, then = sizes(tmp_path / "store"), sizes(FIXTURE)
+    now, then = sizes(tmp_path / "store"), sizes(FIXTURES / "store-2")
     assert now.keys() == then.keys()
     # Compressors may change by a few bytes; the layout may not without a new fixture.
     assert all(abs(now[name] - then[name]) <= 16 for name in then), (now, then)
@@ -80,7 +125,7 @@ def test_what_is_written_now_has_the_sizes_of_the_first_format(tmp_path: Path) -
 
 def test_a_file_of_an_unknown_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store"
-    shutil.copytree(FIXTURE, path)
+    shutil.copytree(FIXTURES / "store-2", path)
     identity = path / "store.spo"
     data = bytearray(identity.read_bytes())
     data[6] += 1

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use spo_core::trajectory::Trajectory;
 use spo_core::trajectory::batch::{decode_trajectories, encode_trajectories};
 use spo_core::trajectory::record::{self, Columns, Encoded, Prompt};
+use spo_core::trajectory::{MonteCarlo, Trajectory};
 use spo_core::{Error, Interrupt};
 
 fn sample() -> Trajectory {
@@ -18,6 +18,7 @@ fn sample() -> Trajectory {
         source: "online".into(),
         behavior_logprobs: Some(vec![-0.5, -1.0e-30, -17.25]),
         reference_logprobs: None,
+        mc_successes: None,
         min_policy_version: 3,
         max_policy_version: u64::MAX,
         temperature: 0.1,
@@ -42,10 +43,11 @@ fn any_trajectory() -> impl Strategy<Value = Trajectory> {
             verdict: texts.1,
             source: texts.2,
             metadata: texts.3,
-            prompt_tokens: tokens.0,
-            response_tokens: tokens.1,
             behavior_logprobs: columns.0,
             reference_logprobs: columns.1,
+            mc_successes: numbers.1.is_multiple_of(2).then(|| counts(tokens.1.len())),
+            prompt_tokens: tokens.0,
+            response_tokens: tokens.1,
             reward: numbers.0,
             min_policy_version: numbers.1.min(numbers.2),
             max_policy_version: numbers.1.max(numbers.2),
@@ -54,6 +56,17 @@ fn any_trajectory() -> impl Strategy<Value = Trajectory> {
             seed: numbers.5,
         })
     })
+}
+
+fn counts(tokens: usize) -> MonteCarlo {
+    let positions: Vec<u32> = (0..=tokens as u32).step_by(3).collect();
+    let trials = vec![16; positions.len()];
+    MonteCarlo { successes: positions.iter().map(|at| at % 17).collect(), positions, trials }
+}
+
+fn counts_at(positions: &[u32], trials: u32) -> MonteCarlo {
+    let count = positions.len();
+    MonteCarlo { positions: positions.to_vec(), successes: vec![1; count], trials: vec![trials; count] }
 }
 
 fn encoded(trajectory: &Trajectory) -> Vec<u8> {
@@ -163,6 +176,9 @@ fn each_wrong_field_is_named() {
         ("reward", Trajectory { reward: f64::INFINITY, ..sample() }),
         ("behavior_logprobs", Trajectory { behavior_logprobs: Some(vec![0.0; 2]), ..sample() }),
         ("reference_logprobs[2]", Trajectory { reference_logprobs: Some(vec![0.0, 0.0, f32::NAN]), ..sample() }),
+        ("mc_successes has position 4", Trajectory { mc_successes: Some(counts_at(&[0, 4], 1)), ..sample() }),
+        ("mc_successes: positions[1]", Trajectory { mc_successes: Some(counts_at(&[2, 2], 1)), ..sample() }),
+        ("mc_successes has 1 successes in 0", Trajectory { mc_successes: Some(counts_at(&[2], 0)), ..sample() }),
         ("temperature", Trajectory { temperature: -0.1, ..sample() }),
         ("top_p", Trajectory { top_p: 0.0, ..sample() }),
         ("min_policy_version", Trajectory { min_policy_version: 4, max_policy_version: 3, ..sample() }),

@@ -28,6 +28,8 @@ __version__: str
 
 # --- trajectory ---
 
+_Counts: TypeAlias = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.uint32]]
+
 @final
 class Trajectory:
     """The record of one rollout; immutable, compared by content. Array attributes are fresh copies.
@@ -52,6 +54,7 @@ class Trajectory:
         top_p: float = 1.0,
         seed: int = 0,
         metadata: Mapping[str, str] | None = None,
+        mc_successes: tuple[Sequence[int], Sequence[int], Sequence[int]] | _Counts | None = None,
     ) -> Trajectory: ...
     @property
     def problem_id(self) -> str: ...
@@ -71,6 +74,9 @@ class Trajectory:
     def behavior_logprobs(self) -> npt.NDArray[np.float32] | None: ...
     @property
     def reference_logprobs(self) -> npt.NDArray[np.float32] | None: ...
+    @property
+    def mc_successes(self) -> _Counts | None:
+        """Positions, successes and trials."""
     @property
     def min_policy_version(self) -> int: ...
     @property
@@ -107,13 +113,27 @@ class NativeStore:
         segment_bytes: int | None,
     ) -> NativeStore: ...
     def append(self, trajectories: Sequence[Trajectory]) -> list[int]: ...
+    def annotate(
+        self,
+        ids: Sequence[int],
+        reference_logprobs: Sequence[npt.NDArray[np.float32] | Sequence[float] | None] | None,
+        mc_successes: Sequence[tuple[Any, Any, Any] | None] | None,
+        reward: Sequence[float | None] | None,
+    ) -> None: ...
+    def delete(self, ids: Sequence[int]) -> None: ...
     def commit(self) -> None: ...
     def refresh(self) -> None: ...
     def read_many(
-        self, ids: Sequence[int], prompt: bool, response: bool, behavior: bool, reference: bool
+        self, ids: Sequence[int], prompt: bool, response: bool, behavior: bool, reference: bool, monte_carlo: bool
     ) -> list[Trajectory]: ...
     def scan(
-        self, source: str | None, problem: str | None, reward: float | None, since_us: int | None
+        self,
+        source: str | None,
+        problem: str | None,
+        reward: float | None,
+        since_us: int | None,
+        has: Sequence[str],
+        lacks: Sequence[str],
     ) -> list[int]: ...
     def info(self) -> dict[str, Any]: ...
     def __len__(self) -> int: ...

@@ -32,7 +32,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-PER_TOKEN_COLUMNS = frozenset({"tokens", "prompt_tokens", "response_tokens", "behavior_logprobs", "reference_logprobs"})
+PER_TOKEN_COLUMNS = frozenset(
+    {"tokens", "prompt_tokens", "response_tokens", "behavior_logprobs", "reference_logprobs", "mc_successes"}
+)
 SCALAR_COLUMNS = frozenset(
     {
         "problem_id",
@@ -47,6 +49,10 @@ SCALAR_COLUMNS = frozenset(
         "metadata",
     }
 )
+
+
+WHOLE = (True, True, True, True, True)
+"""Decode every column."""
 
 
 class TrajectoryStore:
@@ -101,6 +107,46 @@ class TrajectoryStore:
         """
         return self._native.append(trajectories)
 
+    def annotate(
+        self,
+        ids: Sequence[int],
+        *,
+        reference_logprobs: Sequence[NDArray[np.float32] | Sequence[float] | None] | None = None,
+        mc_successes: Sequence[tuple[Any, Any, Any] | None] | None = None,
+        reward: Sequence[float | None] | None = None,
+    ) -> None:
+        """Appends what is known of stored records only now: all of it or, on an error, nothing.
+
+        The records are not rewritten: reading one gives the newest of each column, whoever annotated it.
+        Visible and durable as an append is; other readers see it within a second.
+
+        Args:
+            ids: the records, each once.
+            reference_logprobs: for each id the log-probability of each response token under the reference
+                policy, or None to leave the column as it is.
+            mc_successes: for each id the outcomes of continuations sampled from within the response, or None:
+                `(positions, successes, trials)`, of equal length. A position is the number of response tokens
+                before it; positions rise; 0 <= successes <= trials, trials >= 1.
+            reward: for each id a revised reward, or None. `scan` goes by it.
+
+        Raises:
+            ValueError: a column does not fit its record; the text names both.
+            StoreError: an id is unknown, the store is open for reading, or an earlier sync failed.
+            OSError: the disk refused (full, say). Nothing was appended, and a later try may work.
+        """
+        self._native.annotate(ids, reference_logprobs, mc_successes, reward)
+
+    def delete(self, ids: Sequence[int]) -> None:
+        """Deletes records, all or, on an error, none. Readers no longer see them; ids are never given again.
+
+        Their bytes go when the store is compacted.
+
+        Raises:
+            StoreError: an id is unknown, the store is open for reading, or an earlier sync failed.
+            OSError: the disk refused.
+        """
+        self._native.delete(ids)
+
     def commit(self) -> None:
         """Returns once everything appended before the call is on the disk. Concurrent calls share one sync.
 
@@ -122,7 +168,7 @@ class TrajectoryStore:
             StoreError: there is none.
             CorruptShardError: its bytes are damaged.
         """
-        return self._native.read_many([record_id], True, True, True, True)[0]
+        return self._native.read_many([record_id], *WHOLE)[0]
 
     def read_many(self, ids: Iterable[int], columns: Sequence[str] | None = None) -> Any:
         """Reads records, in the order of `ids`.
@@ -134,8 +180,8 @@ class TrajectoryStore:
 
         Returns:
             Without `columns` a list of `Trajectory`. With it a dict of lists, one for each column: int32 or
-            float32 arrays for columns of tokens (None where a trajectory has no such column), plain values
-            for the others.
+            float32 arrays for columns of tokens, a triple of uint32 arrays for `mc_successes` (None where a
+            trajectory has no such column), plain values for the others.
 
         Raises:
             StoreError: an id is unknown.
@@ -144,7 +190,7 @@ class TrajectoryStore:
         """
         ids = list(ids)
         if columns is None:
-            return self._native.read_many(ids, True, True, True, True)
+            return self._native.read_many(ids, *WHOLE)
         unknown = [name for name in columns if name not in PER_TOKEN_COLUMNS | SCALAR_COLUMNS]
         if unknown:
             known = ", ".join(sorted(PER_TOKEN_COLUMNS | SCALAR_COLUMNS))
@@ -156,6 +202,7 @@ class TrajectoryStore:
             not wanted.isdisjoint({"tokens", "response_tokens"}),
             "behavior_logprobs" in wanted,
             "reference_logprobs" in wanted,
+            "mc_successes" in wanted,
         )
         return {
             name: [_tokens(record) if name == "tokens" else getattr(record, name) for record in records]
@@ -168,6 +215,9 @@ class TrajectoryStore:
         problem: str | None = None,
         reward: float | None = None,
         since: float | None = None,
+        *,
+        has: Sequence[str] = (),
+        lacks: Sequence[str] = (),
     ) -> list[int]:
         """Ids of the records that match, in the order in which they were appended. Decompresses nothing.
 
@@ -176,9 +226,17 @@ class TrajectoryStore:
             problem: only with this `problem_id`.
             reward: only with exactly this `reward`.
             since: only appended at this time or later, in seconds since 1970.
+            has: only with all these columns, of "behavior_logprobs", "reference_logprobs" and "mc_successes",
+                appended or annotated.
+            lacks: only with none of these columns.
+
+        Raises:
+            ValueError: a column is unknown.
         """
+        if isinstance(has, str) or isinstance(lacks, str):
+            raise ValueError("has and lacks are sequences of column names, not one name")
         since_us = None if since is None else max(0, int(since * 1e6))
-        return self._native.scan(source, problem, reward, since_us)
+        return self._native.scan(source, problem, reward, since_us, has, lacks)
 
     def info(self) -> dict[str, Any]:
         """Totals: path, store_id, tokenizer, records, their tokens and sources, bytes, segments, damage skipped."""

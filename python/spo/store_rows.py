@@ -26,6 +26,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     source: str
     behavior_logprobs: list[float] | None = None
     reference_logprobs: list[float] | None = None
+    mc_successes: tuple[list[int], list[int], list[int]] | None = None
     min_policy_version: int = 0
     max_policy_version: int = 0
     temperature: float = 1.0
@@ -42,6 +43,7 @@ def to_row(record_id: int, record: Trajectory) -> Row:
         values = getattr(record, name)
         return None if values is None else values.tolist()
 
+    counts = record.mc_successes
     return Row(
         id=record_id,
         problem_id=record.problem_id,
@@ -52,6 +54,7 @@ def to_row(record_id: int, record: Trajectory) -> Row:
         source=record.source,
         behavior_logprobs=column("behavior_logprobs"),
         reference_logprobs=column("reference_logprobs"),
+        mc_successes=None if counts is None else (counts[0].tolist(), counts[1].tolist(), counts[2].tolist()),
         min_policy_version=record.min_policy_version,
         max_policy_version=record.max_policy_version,
         temperature=record.temperature,
@@ -82,6 +85,7 @@ def from_row(row: Row) -> Trajectory:
         row.top_p,
         row.seed,
         row.metadata,
+        row.mc_successes,
     )
 
 

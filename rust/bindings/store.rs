@@ -7,10 +7,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use spo_core::store::{Filter, Mode, OnDamage, Options, Store};
-use spo_core::trajectory::record::Columns;
+use spo_core::trajectory::Late;
+use spo_core::trajectory::record::{Columns, Present};
 
 use crate::runtime::without_gil;
-use crate::trajectory::{Trajectory, cores};
+use crate::trajectory::{Trajectory, cores, logprobs, monte_carlo};
 
 /// An open trajectory store; see `spo.store.TrajectoryStore`.
 #[pyclass(frozen, module = "spo._native")]
@@ -47,6 +48,32 @@ impl NativeStore {
         without_gil(py, |interrupt| self.0.append(&trajectories, interrupt))
     }
 
+    /// Each column is a sequence with one item for each id; None leaves that of the record as it is.
+    fn annotate(
+        &self,
+        py: Python<'_>,
+        ids: Vec<u64>,
+        reference_logprobs: Option<Vec<Option<Bound<'_, PyAny>>>>,
+        mc_successes: Option<Vec<Option<Bound<'_, PyAny>>>>,
+        reward: Option<Vec<Option<f64>>>,
+    ) -> PyResult<()> {
+        let mut columns = vec![Late::default(); ids.len()];
+        for (late, value) in each("reference_logprobs", &mut columns, reference_logprobs)? {
+            late.reference_logprobs = Some(logprobs("reference_logprobs", &value)?);
+        }
+        for (late, value) in each("mc_successes", &mut columns, mc_successes)? {
+            late.mc_successes = Some(monte_carlo(&value)?);
+        }
+        for (late, value) in each("reward", &mut columns, reward)? {
+            late.reward = Some(value);
+        }
+        without_gil(py, |interrupt| self.0.annotate(&ids, &columns, interrupt))
+    }
+
+    fn delete(&self, py: Python<'_>, ids: Vec<u64>) -> PyResult<()> {
+        without_gil(py, |interrupt| self.0.delete(&ids, interrupt))
+    }
+
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
         without_gil(py, |_| self.0.commit())
     }
@@ -55,6 +82,7 @@ impl NativeStore {
         without_gil(py, |interrupt| self.0.refresh(interrupt))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one flag a column")]
     fn read_many(
         &self,
         py: Python<'_>,
@@ -63,12 +91,14 @@ impl NativeStore {
         response: bool,
         behavior: bool,
         reference: bool,
+        monte_carlo: bool,
     ) -> PyResult<Vec<Trajectory>> {
-        let columns = Columns { prompt, response, behavior, reference };
+        let columns = Columns { prompt, response, behavior, reference, monte_carlo };
         let trajectories = without_gil(py, |interrupt| self.0.read_many(&ids, columns, interrupt))?;
         Ok(trajectories.into_iter().map(Trajectory::from).collect())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one for each key of the filter")]
     fn scan(
         &self,
         py: Python<'_>,
@@ -76,8 +106,11 @@ impl NativeStore {
         problem: Option<String>,
         reward: Option<f64>,
         since_us: Option<u64>,
+        has: Vec<String>,
+        lacks: Vec<String>,
     ) -> PyResult<Vec<u64>> {
-        let filter = Filter { source, problem, reward, since_us };
+        let (has, lacks) = (columns("has", &has)?, columns("lacks", &lacks)?);
+        let filter = Filter { source, problem, reward, since_us, has, lacks };
         without_gil(py, |interrupt| self.0.scan(&filter, interrupt))
     }
 
@@ -117,6 +150,40 @@ impl NativeStore {
         dict.set_item("sources", info.sources)?;
         Ok(dict)
     }
+}
+
+/// The records' late columns beside what is given for them.
+fn each<'a, T>(
+    name: &str,
+    columns: &'a mut [Late],
+    given: Option<Vec<Option<T>>>,
+) -> PyResult<impl Iterator<Item = (&'a mut Late, T)>> {
+    if let Some(given) = given.as_ref().filter(|given| given.len() != columns.len()) {
+        let (ids, values) = (columns.len(), given.len());
+        return Err(PyValueError::new_err(format!("{name} has {values} items for {ids} ids")));
+    }
+    let given = columns.iter_mut().zip(given.unwrap_or_default());
+    Ok(given.filter_map(|(late, value)| Some((late, value?))))
+}
+
+/// Names of columns that need not be there, as a set.
+fn columns(argument: &str, names: &[String]) -> PyResult<Present> {
+    let mut set = Present::default();
+    for name in names {
+        let column = match name.as_str() {
+            "behavior_logprobs" => Present::BEHAVIOR,
+            "reference_logprobs" => Present::REFERENCE,
+            "mc_successes" => Present::MONTE_CARLO,
+            _ => {
+                let known = "behavior_logprobs, reference_logprobs, mc_successes";
+                return Err(PyValueError::new_err(format!(
+                    "{argument} names the unknown column {name:?}; known are {known}"
+                )));
+            }
+        };
+        set = set.with(column, true);
+    }
+    Ok(set)
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -7,7 +7,7 @@ use numpy::{PyArray1, PyArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use spo_core::trajectory::{self, batch};
+use spo_core::trajectory::{self, MonteCarlo, batch};
 
 use crate::errors::to_python;
 use crate::runtime::without_gil;
@@ -16,6 +16,8 @@ use crate::runtime::without_gil;
 #[pyclass(frozen, eq, module = "spo.store")]
 #[derive(PartialEq, Clone)]
 pub(crate) struct Trajectory(pub(crate) Arc<trajectory::Trajectory>);
+
+type Counts<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u32>>);
 
 impl AsRef<trajectory::Trajectory> for Trajectory {
     fn as_ref(&self) -> &trajectory::Trajectory {
@@ -28,7 +30,7 @@ impl Trajectory {
     #[new]
     #[pyo3(signature = (problem_id, prompt_tokens, response_tokens, reward, verdict, source, behavior_logprobs=None,
         reference_logprobs=None, min_policy_version=0, max_policy_version=0, temperature=1.0, top_p=1.0, seed=0,
-        metadata=None))]
+        metadata=None, mc_successes=None))]
     #[expect(clippy::too_many_arguments, reason = "the constructor of a record takes its fields")]
     fn new(
         problem_id: String,
@@ -45,6 +47,7 @@ impl Trajectory {
         top_p: f64,
         seed: u64,
         metadata: Option<BTreeMap<String, String>>,
+        mc_successes: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let record = trajectory::Trajectory {
             problem_id,
@@ -55,6 +58,7 @@ impl Trajectory {
             source,
             behavior_logprobs: behavior_logprobs.map(|column| logprobs("behavior_logprobs", column)).transpose()?,
             reference_logprobs: reference_logprobs.map(|column| logprobs("reference_logprobs", column)).transpose()?,
+            mc_successes: mc_successes.map(monte_carlo).transpose()?,
             min_policy_version,
             max_policy_version,
             temperature,
@@ -109,6 +113,14 @@ impl Trajectory {
     #[getter]
     fn reference_logprobs<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyArray1<f32>>> {
         self.0.reference_logprobs.as_ref().map(|column| PyArray1::from_slice(py, column))
+    }
+
+    /// Positions, successes and trials: uint32 arrays.
+    #[getter]
+    fn mc_successes<'py>(&self, py: Python<'py>) -> Option<Counts<'py>> {
+        let MonteCarlo { positions, successes, trials } = self.0.mc_successes.as_ref()?;
+        let array = |column| PyArray1::from_slice(py, column);
+        Some((array(positions), array(successes), array(trials)))
     }
 
     #[getter]
@@ -205,8 +217,22 @@ fn tokens(field: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<i32>> {
     column(field, "integers of 32 bits", value)
 }
 
-fn logprobs(field: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<f32>> {
+/// A column of logprobs.
+pub(crate) fn logprobs(field: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<f32>> {
     column(field, "numbers", value)
+}
+
+/// Monte-Carlo counts out of a triple of columns.
+pub(crate) fn monte_carlo(value: &Bound<'_, PyAny>) -> PyResult<MonteCarlo> {
+    let parts = value.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>, Bound<'_, PyAny>)>();
+    let (positions, successes, trials) =
+        parts.map_err(|_| PyValueError::new_err("mc_successes must be a triple of positions, successes and trials"))?;
+    let counts = |what: &str, part| column(&format!("mc_successes ({what})"), "unsigned integers of 32 bits", &part);
+    Ok(MonteCarlo {
+        positions: counts("positions", positions)?,
+        successes: counts("successes", successes)?,
+        trials: counts("trials", trials)?,
+    })
 }
 
 /// A one-dimensional column out of a numpy array of the element's type (copied at once) or any sequence.

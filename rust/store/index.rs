@@ -1,10 +1,10 @@
-//! What the store remembers of every record: a fixed 48 bytes, and each name once. Enough to find a record and to filter
+//! What the store remembers of every record: a fixed 48 bytes, and each name once; and of what was said of it later. Enough to find a record and to filter
 //! without reading it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::shard::FooterRow;
+use crate::trajectory::record::Present;
 
 /// One record's place and what it can be filtered by.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,41 +27,30 @@ pub struct Row {
     pub prompt: u32,
     /// Tokens of the response.
     pub response: u32,
+    /// Columns in the record itself; `None` where a footer of version 1 does not tell.
+    pub present: Option<Present>,
 }
 
 // Ten million records must fit into half a gigabyte.
 const _: () = assert!(size_of::<Row>() <= 48);
 
-impl Row {
-    /// The row that a footer keeps.
-    pub fn from_footer(row: &FooterRow<u32>) -> Self {
-        Row {
-            time_us: row.time_us,
-            reward: row.reward,
-            sequence: row.sequence,
-            offset: row.offset,
-            length: row.length,
-            source: row.source,
-            problem: row.problem,
-            prompt: row.prompt,
-            response: row.response,
-        }
-    }
-
-    /// The row as a footer keeps it.
-    pub fn to_footer<'a>(&self, names: &'a Names) -> FooterRow<&'a str> {
-        FooterRow {
-            sequence: self.sequence,
-            offset: self.offset,
-            length: self.length,
-            time_us: self.time_us,
-            source: names.name(self.source),
-            problem: names.name(self.problem),
-            reward: self.reward,
-            prompt: self.prompt,
-            response: self.response,
-        }
-    }
+/// Late columns of a record, or its deletion: where they are, and what can be said without reading them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LateRow {
+    /// When they were appended, in microseconds since 1970.
+    pub time_us: u64,
+    /// Id of the record, as the store that the frame is in has it.
+    pub target: u64,
+    /// The revised reward, if it is among the columns.
+    pub reward: f64,
+    /// Sequence number of the frame in its segment.
+    pub sequence: u32,
+    /// Offset of the frame.
+    pub offset: u32,
+    /// Bytes of the frame's payload.
+    pub length: u32,
+    /// The columns; `None` for a deletion.
+    pub columns: Option<Present>,
 }
 
 /// Strings by number, each kept once.
@@ -106,6 +95,10 @@ pub struct Filter {
     pub reward: Option<f64>,
     /// Appended at this time or later, in microseconds since 1970.
     pub since_us: Option<u64>,
+    /// Has all these columns, early or late.
+    pub has: Present,
+    /// Has none of these columns.
+    pub lacks: Present,
 }
 
 impl Filter {
@@ -116,7 +109,8 @@ impl Filter {
             Some(name) => names.find(name).map(Some),
         };
         let (source, problem) = (number(&self.source)?, number(&self.problem)?);
-        Some(ResolvedFilter { source, problem, reward: self.reward, since_us: self.since_us })
+        let Filter { reward, since_us, has, lacks, .. } = *self;
+        Some(ResolvedFilter { source, problem, reward, since_us, has, lacks })
     }
 }
 
@@ -126,14 +120,30 @@ pub struct ResolvedFilter {
     problem: Option<u32>,
     reward: Option<f64>,
     since_us: Option<u64>,
+    has: Present,
+    lacks: Present,
 }
 
 impl ResolvedFilter {
-    /// Whether the record passes.
+    /// Whether the record passes by what its row alone tells.
     pub fn accepts(&self, row: &Row) -> bool {
         self.source.is_none_or(|source| source == row.source)
             && self.problem.is_none_or(|problem| problem == row.problem)
-            && self.reward.is_none_or(|reward| reward == row.reward)
             && self.since_us.is_none_or(|since| row.time_us >= since)
+    }
+
+    /// Whether it passes by its reward, as it was last revised.
+    pub fn accepts_reward(&self, reward: f64) -> bool {
+        self.reward.is_none_or(|wanted| wanted == reward)
+    }
+
+    /// Whether the filter asks for columns at all.
+    pub fn asks_for_columns(&self) -> bool {
+        self.has != Present::default() || self.lacks != Present::default()
+    }
+
+    /// Whether it passes by the columns that it has, early or late.
+    pub fn accepts_columns(&self, columns: Present) -> bool {
+        columns.has(self.has) && self.lacks.each().all(|column| !columns.has(column))
     }
 }

@@ -37,10 +37,10 @@ impl Store {
     pub fn info(&self, interrupt: Interrupt<'_>) -> Result<Info> {
         self.refresh(interrupt)?;
         let state = self.state();
+        let total = |of: fn(&Row) -> u64| state.live().map(|(_, row)| of(row)).sum();
         let segments = || state.segments.values();
-        let total = |of: fn(&Row) -> u64| segments().flat_map(|segment| &segment.rows).map(of).sum();
         let mut sources = BTreeMap::new();
-        for row in segments().flat_map(|segment| &segment.rows) {
+        for (_, row) in state.live() {
             *sources.entry(row.source).or_insert(0u64) += 1;
         }
         Ok(Info {

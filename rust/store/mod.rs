@@ -10,7 +10,9 @@
 //! | `shard` | the byte layout and nothing else |
 //! | `files` | names, creation, locks, directory fsync |
 //! | `recovery` | walking frames: torn tails and damage |
-//! | `segment`, `index`, `id` | what a reader knows of a segment, of a record; record ids |
+//! | `segment`, `index`, `id`, `state` | what a reader knows of a segment, of a record; record ids; all of it together |
+//! | `footer`, `read` | the index of a sealed segment; reading records |
+//! | `late` | what was said of records later: columns, deletions |
 //! | `info` | totals |
 //! | `writer` | the live segment, group commit, poisoning |
 //! | `open` | opening a store, adopting what a dead writer left |
@@ -18,18 +20,22 @@
 //! It does not sample, and does not interpret rewards or sources.
 
 pub mod files;
+mod footer;
 pub mod id;
 pub mod index;
 mod info;
+mod late;
 mod open;
+mod read;
 pub mod recovery;
-pub mod segment;
+mod segment;
 pub mod shard;
+mod state;
 pub mod writer;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 pub use index::Filter;
 pub use info::Info;
@@ -39,11 +45,12 @@ pub use recovery::OnDamage;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::trajectory::Trajectory;
-use crate::trajectory::record::{Columns, Encoded};
-use id::{record_id, split_id};
+use crate::trajectory::record::{Columns, Encoded, Present};
+use id::record_id;
 use index::{Names, Row};
-use segment::{Segment, read_record};
+use segment::Segment;
 use shard::{MAX_SEGMENT_RECORDS, SegmentHeader};
+use state::{Located, State};
 use writer::{Poison, Writer, Written};
 
 /// Size at which a segment is sealed.
@@ -52,6 +59,9 @@ pub const SEGMENT_BYTES: u64 = 256 << 20;
 pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 /// Most encoded bytes of one append: with the largest segment, keeps every offset in 32 bits.
 pub const MAX_APPEND_BYTES: usize = 1 << 30;
+
+/// How old a reader's view may be when it reads records that it knows: others' late columns are seen after so long.
+const READ_FRESHNESS: Duration = Duration::from_millis(250);
 
 /// A torn tail that was cut off when the store was opened: an append that never completed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,14 +83,9 @@ pub struct Store {
     state: RwLock<State>,
     writer: Option<Mutex<Writer>>,
     durable: Mutex<(u32, u64)>,
+    refreshed: Mutex<Instant>,
     poison: Poison,
     torn: Vec<TornTail>,
-}
-
-#[derive(Default)]
-struct State {
-    names: Names,
-    segments: BTreeMap<u32, Segment>,
 }
 
 impl Store {
@@ -120,9 +125,11 @@ impl Store {
         let mut writer = lock(writer);
         self.poison.check()?;
         let bytes: usize = records.iter().map(Encoded::num_bytes).sum();
-        self.rotate_if_full(&mut writer, bytes as u64, records.len())?;
+        self.rotate_if_full(&mut writer, bytes as u64, records.len(), 0)?;
         let written = writer.append(&records, &self.poison)?;
-        self.index_written(&writer, &written, trajectories);
+        self.index_written(&writer, written.number, |segment, names| {
+            index_records(segment, names, &written, trajectories)
+        });
         Ok(written.frames.iter().map(|frame| record_id(written.number, frame.sequence)).collect())
     }
 
@@ -147,43 +154,38 @@ impl Store {
 
     /// Looks for what other writers have appended since the last look.
     pub fn refresh(&self, interrupt: Interrupt<'_>) -> Result<()> {
-        self.load_segments(&mut self.state_mut(), interrupt)
+        let now = Instant::now();
+        self.load_segments(&mut self.state_mut(), interrupt)?;
+        *lock(&self.refreshed) = now;
+        Ok(())
     }
 
-    /// Reads the records, in the order of `ids`; an unknown id is an [`Error::Store`] that names it.
+    /// Reads the records, in the order of `ids`, late columns included; an unknown id is an [`Error::Store`] that names it.
     pub fn read_many(&self, ids: &[u64], columns: Columns, interrupt: Interrupt<'_>) -> Result<Vec<Trajectory>> {
-        if ids.iter().any(|&id| self.locate(id).is_none()) {
+        self.refresh_if_older(READ_FRESHNESS, interrupt)?;
+        let mut located = self.locate(ids, columns);
+        if located.is_err() {
             self.refresh(interrupt)?;
+            located = self.locate(ids, columns);
         }
-        let read = |&id: &u64| {
+        let read = |record: Located| {
             interrupt.check()?;
-            let Some((segment, row)) = self.locate(id) else {
-                return Err(Error::Store(format!("{} has no record {id}", self.directory.display())));
-            };
-            read_record(&segment.0, &segment.1, &row, columns)
+            record.read()
         };
-        ids.iter().map(read).collect()
+        located?.into_iter().map(read).collect()
     }
 
-    /// Ids of the records that pass the filter, in the order in which they were appended. Reads no record.
+    /// Ids of the records that pass the filter, in the order in which they were appended. Reads no record, but where
+    /// the filter asks for columns and the segments are of the format's first version.
     pub fn scan(&self, filter: &Filter, interrupt: Interrupt<'_>) -> Result<Vec<u64>> {
         self.refresh(interrupt)?;
-        let state = self.state();
-        let Some(filter) = filter.resolve(&state.names) else { return Ok(Vec::new()) };
-        let mut found = Vec::new();
-        for (&number, segment) in &state.segments {
-            interrupt.check()?;
-            let rows = segment.rows.iter().filter(|row| filter.accepts(row));
-            found.extend(rows.map(|row| (row.time_us, record_id(number, row.sequence))));
-        }
-        found.sort_unstable();
-        Ok(found.into_iter().map(|(_, id)| id).collect())
+        self.state().scan(filter, interrupt)
     }
 
     /// How many records the store has.
     pub fn len(&self, interrupt: Interrupt<'_>) -> Result<usize> {
         self.refresh(interrupt)?;
-        Ok(self.state().segments.values().map(|segment| segment.rows.len()).sum())
+        Ok(self.state().len())
     }
 
     fn writer(&self) -> Result<&Mutex<Writer>> {
@@ -193,15 +195,16 @@ impl Store {
         })
     }
 
-    fn rotate_if_full(&self, writer: &mut Writer, bytes: u64, records: usize) -> Result<()> {
+    fn rotate_if_full(&self, writer: &mut Writer, bytes: u64, records: usize, late: usize) -> Result<()> {
         let state = self.state();
         let Some(segment) = state.segments.get(&writer.number) else { return Ok(()) };
-        let rows = &segment.rows;
-        let full = writer.length + bytes > self.segment_bytes || rows.len() + records > MAX_SEGMENT_RECORDS;
-        if rows.is_empty() || !full {
+        let full = writer.length + bytes > self.segment_bytes
+            || segment.rows.len() + records > MAX_SEGMENT_RECORDS
+            || segment.late.len() + late > MAX_SEGMENT_RECORDS;
+        if segment.is_empty() || !full {
             return Ok(());
         }
-        let footer = shard::footer(rows.iter().map(|row| row.to_footer(&state.names)))?;
+        let footer = footer::footer(segment.version, &segment.rows, &segment.late, &state.names)?;
         drop(state);
         let sealed = writer.number;
         writer.rotate(&footer, &self.poison)?;
@@ -211,37 +214,32 @@ impl Store {
         Ok(())
     }
 
-    fn index_written<T: AsRef<Trajectory>>(&self, writer: &Writer, written: &Written, trajectories: &[T]) {
+    /// Lets `index` put what was just written into the segment's rows.
+    fn index_written(&self, writer: &Writer, number: u32, index: impl FnOnce(&mut Segment, &mut Names)) {
         let mut state = self.state_mut();
-        let State { names, segments } = &mut *state;
-        let Some(segment) = segments.get_mut(&written.number) else { return };
+        let State { names, segments, late } = &mut *state;
+        let Some(segment) = segments.get_mut(&number) else { return };
         // A refresh by another thread may have found the append already.
         if segment.sequence == writer.sequence {
             return;
         }
-        for (frame, trajectory) in written.frames.iter().zip(trajectories) {
-            let trajectory = trajectory.as_ref();
-            segment.rows.push(Row {
-                time_us: written.time_us,
-                reward: trajectory.reward,
-                sequence: frame.sequence,
-                offset: frame.offset,
-                length: frame.length,
-                source: names.number(&trajectory.source),
-                problem: names.number(&trajectory.problem_id),
-                prompt: trajectory.prompt_tokens.len() as u32,
-                response: trajectory.response_tokens.len() as u32,
-            });
-        }
+        index(segment, names);
+        late.add(number, segment);
         (segment.end, segment.sequence) = (writer.length, writer.sequence);
     }
 
-    fn locate(&self, id: u64) -> Option<((Arc<std::fs::File>, PathBuf), Row)> {
-        let (number, sequence) = split_id(id)?;
+    fn locate(&self, ids: &[u64], columns: Columns) -> Result<Vec<Located>> {
         let state = self.state();
-        let segment = state.segments.get(&number)?;
-        let row = *segment.find(sequence)?;
-        Some(((segment.file.clone(), segment.path.clone()), row))
+        ids.iter().map(|&id| state.locate(id, columns).ok_or_else(|| self.unknown(id))).collect()
+    }
+
+    fn unknown(&self, id: u64) -> Error {
+        Error::Store(format!("{} has no record {id}", self.directory.display()))
+    }
+
+    fn refresh_if_older(&self, age: Duration, interrupt: Interrupt<'_>) -> Result<()> {
+        let due = lock(&self.refreshed).elapsed() > age;
+        if due { self.refresh(interrupt) } else { Ok(()) }
     }
 
     fn load_segments(&self, state: &mut State, interrupt: Interrupt<'_>) -> Result<()> {
@@ -254,6 +252,29 @@ impl Store {
 
     fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn index_records<T: AsRef<Trajectory>>(
+    segment: &mut Segment,
+    names: &mut Names,
+    written: &Written,
+    trajectories: &[T],
+) {
+    for (frame, trajectory) in written.frames.iter().zip(trajectories) {
+        let trajectory = trajectory.as_ref();
+        segment.rows.push(Row {
+            time_us: written.time_us,
+            reward: trajectory.reward,
+            sequence: frame.sequence,
+            offset: frame.offset,
+            length: frame.length,
+            source: names.number(&trajectory.source),
+            problem: names.number(&trajectory.problem_id),
+            prompt: trajectory.prompt_tokens.len() as u32,
+            response: trajectory.response_tokens.len() as u32,
+            present: Some(Present::of(trajectory)),
+        });
     }
 }
 

@@ -5,13 +5,17 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
 
 use super::files::{self, SegmentName};
+use super::footer::footer;
+use super::index::Names;
 use super::recovery::{OnDamage, read_start, unreadable};
 use super::segment::Segment;
-use super::shard::{SegmentHeader, trailer};
-use super::writer::{Poison, SyncFn, Writer};
-use super::{MAX_SEGMENT_BYTES, SEGMENT_BYTES, State, Store, TornTail};
+use super::shard::{FILE_VERSION, SegmentHeader, trailer};
+use super::state::State;
+use super::writer::{Poison, SyncFn, Writer, sealing};
+use super::{MAX_SEGMENT_BYTES, SEGMENT_BYTES, Store, TornTail};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
@@ -82,6 +86,7 @@ pub(super) fn open(directory: &Path, options: Options, interrupt: Interrupt<'_>)
         state: RwLock::new(state),
         writer,
         durable: Mutex::new((0, 0)),
+        refreshed: Mutex::new(Instant::now()),
         poison: Poison::default(),
         torn,
     })
@@ -95,17 +100,19 @@ pub(super) fn load_segments(
     state: &mut State,
     interrupt: Interrupt<'_>,
 ) -> Result<()> {
-    let State { names, segments } = state;
+    let State { names, segments, late } = state;
     for SegmentName { number, .. } in files::list_segments(directory)? {
         if let Some(segment) = segments.get_mut(&number) {
             segment.extend(names, interrupt)?;
+            late.add(number, segment);
             continue;
         }
         let expected = SegmentHeader { number, ..identity.clone() };
         // Sealed or not is asked now: it may have been sealed since the listing.
         let Some((file, name)) = open_segment_file(directory, number)? else { continue };
         let path = name.path(directory);
-        let segment = Segment::open(file, path, name.sealed, &expected, on_damage, names, interrupt)?;
+        let mut segment = Segment::open(file, path, name.sealed, &expected, on_damage, names, interrupt)?;
+        late.add(number, &mut segment);
         segments.insert(number, segment);
     }
     Ok(())
@@ -130,7 +137,7 @@ fn read_identity(directory: &Path) -> Result<SegmentHeader> {
     let path = files::identity_path(directory);
     let file = File::open(&path)
         .map_err(|error| Error::io(format!("open the trajectory store {}", directory.display()), error))?;
-    Ok(read_start(&file, &path)?.0)
+    Ok(read_start(&file, &path)?.header)
 }
 
 fn make_identity(directory: &Path, options: &Options) -> Result<SegmentHeader> {
@@ -163,15 +170,20 @@ fn open_writer(
         files::list_segments(directory)?.into_iter().filter_map(|name| (!name.sealed).then_some(name.number)).collect();
     for number in unsealed {
         let path = SegmentName { number, sealed: false }.path(directory);
-        let State { names, segments } = &mut *state;
+        let State { names, segments, late } = &mut *state;
         let Some(segment) = segments.get_mut(&number) else { continue };
         let Some(file) = files::adopt(&path)? else { continue };
         segment.extend(names, interrupt)?;
+        late.add(number, segment);
         if segment.sealed {
             finish_seal(directory, number, &file, segment)?;
             continue;
         }
         torn.extend(cut_torn_tail(&file, segment)?);
+        if segment.version != FILE_VERSION {
+            seal(directory, number, &file, segment, names)?;
+            continue;
+        }
         let header = SegmentHeader { number, ..identity.clone() };
         let last_time_us = newest_time_us(state);
         let (segment, file, sync) = (&state.segments[&number], Arc::new(file), options.sync.clone());
@@ -184,9 +196,14 @@ fn open_writer(
     Ok(writer)
 }
 
-/// Time of the newest record: later ones must not seem older, though the clock be set back.
+/// Time of the newest frame: later ones must not seem older, though the clock be set back.
 fn newest_time_us(state: &State) -> u64 {
-    state.segments.values().filter_map(|segment| segment.rows.last()).map(|row| row.time_us).max().unwrap_or(0)
+    state.segments.values().filter_map(newest_time_in).max().unwrap_or(0)
+}
+
+fn newest_time_in(segment: &Segment) -> Option<u64> {
+    let (row, late) = (segment.rows.last(), segment.late.last());
+    row.map(|row| row.time_us).max(late.map(|row| row.time_us))
 }
 
 fn cut_torn_tail(file: &File, segment: &Segment) -> Result<Option<TornTail>> {
@@ -194,23 +211,43 @@ fn cut_torn_tail(file: &File, segment: &Segment) -> Result<Option<TornTail>> {
     if bytes == 0 {
         return Ok(None);
     }
+    let path = &segment.file.path;
     let cut = || {
         file.set_len(segment.end)?;
         file.sync_all()
     };
-    cut().map_err(|error| Error::io(format!("cut the torn tail off {}", segment.path.display()), error))?;
-    Ok(Some(TornTail { path: segment.path.clone(), offset: segment.end, bytes }))
+    cut().map_err(|error| Error::io(format!("cut the torn tail off {}", path.display()), error))?;
+    Ok(Some(TornTail { path: path.clone(), offset: segment.end, bytes }))
+}
+
+/// Seals a segment whose writer is gone and that no other is to go on with.
+fn seal(directory: &Path, number: u32, file: &File, segment: &mut Segment, names: &Names) -> Result<()> {
+    let time_us = newest_time_in(segment).unwrap_or(0);
+    let footer = footer(segment.version, &segment.rows, &segment.late, names)?;
+    write_seal(
+        directory,
+        number,
+        file,
+        segment,
+        segment.end,
+        &sealing(segment.end, segment.sequence, time_us, &footer),
+    )?;
+    segment.sealed = true;
+    Ok(())
 }
 
 /// Completes what a writer that died while sealing had begun: its footer is whole, its trailer and name may not be.
 fn finish_seal(directory: &Path, number: u32, file: &File, segment: &Segment) -> Result<()> {
+    write_seal(directory, number, file, segment, segment.footer_end, &trailer(segment.end))
+}
+
+fn write_seal(directory: &Path, number: u32, file: &File, segment: &Segment, at: u64, bytes: &[u8]) -> Result<()> {
     use std::os::unix::fs::FileExt;
-    let trailer = trailer(segment.end);
     let finish = || {
-        file.write_all_at(&trailer, segment.footer_end)?;
-        file.set_len(segment.footer_end + trailer.len() as u64)?;
+        file.write_all_at(bytes, at)?;
+        file.set_len(at + bytes.len() as u64)?;
         file.sync_all()
     };
-    finish().map_err(|error| Error::io(format!("seal {}", segment.path.display()), error))?;
+    finish().map_err(|error| Error::io(format!("seal {}", segment.file.path.display()), error))?;
     files::rename_sealed(directory, number)
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::shard::{FILE_MAGIC, FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader, Kind, SegmentHeader};
+use super::shard::{self, FILE_MAGIC_BYTES, FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader, Kind, SegmentHeader};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
@@ -159,27 +159,35 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Reads and checks the start of a file: its header, and where the frames after it begin.
-pub fn read_start(file: &File, path: &Path) -> Result<(SegmentHeader, u64)> {
+/// What the start of a file says.
+pub struct Start {
+    /// Version of its format.
+    pub version: u16,
+    /// Its header.
+    pub header: SegmentHeader,
+    /// Where the frames after the header begin.
+    pub end: u64,
+}
+
+/// Reads and checks the start of a file.
+pub fn read_start(file: &File, path: &Path) -> Result<Start> {
     let corrupt = |offset: u64, what: String| Error::Corrupt { path: path.to_owned(), offset, what };
-    let mut magic = [0; FILE_MAGIC.len()];
-    match file.read_exact_at(&mut magic, 0) {
-        Ok(()) if magic == FILE_MAGIC => {}
-        Ok(()) => {
-            return Err(corrupt(0, "not a file of a trajectory store, or from another version".to_owned()));
-        }
+    let mut magic = [0; FILE_MAGIC_BYTES];
+    let version = match file.read_exact_at(&mut magic, 0) {
+        Ok(()) => shard::file_version(magic)
+            .ok_or_else(|| corrupt(0, "not a file of a trajectory store, or from another version".to_owned()))?,
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             return Err(corrupt(0, "the file is cut within its first bytes".to_owned()));
         }
         Err(error) => return Err(unreadable(path, error)),
-    }
-    let start = FILE_MAGIC.len() as u64;
+    };
+    let start = FILE_MAGIC_BYTES as u64;
     let mut walk = Walk::new(file, path, start, 0, OnDamage::Refuse)?;
     // Files are created whole, so a header that is not complete is damage and no torn tail.
     match walk.next(Interrupt::never())? {
         Some(frame) if frame.header.kind == Kind::Header => {
             let header = SegmentHeader::read(&frame.payload).map_err(|damage| corrupt(start, damage.what))?;
-            Ok((header, walk.at()))
+            Ok(Start { version, header, end: walk.at() })
         }
         _ => Err(corrupt(start, "the file's header is not complete".to_owned())),
     }

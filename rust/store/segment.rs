@@ -2,27 +2,33 @@
 //! live one is walked, and walked on from where it was left whenever the reader looks again.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::index::{Names, Row};
-use super::recovery::{Frame, OnDamage, Walk, read_start, unreadable};
-use super::shard::{self, FRAME_HEADER_BYTES, FrameHeader, Kind, SegmentHeader, TRAILER_BYTES};
+use super::footer::read_footer;
+use super::index::{LateRow, Names, Row};
+use super::read::SegmentFile;
+use super::recovery::{Frame, OnDamage, Start, Walk, read_start};
+use super::shard::{self, FRAME_HEADER_BYTES, Kind, SegmentHeader, TRAILER_BYTES};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
-use crate::trajectory::Trajectory;
-use crate::trajectory::bytes::Damage;
-use crate::trajectory::record::{self, Columns, Decoded};
+use crate::trajectory::bytes::{Cursor, Damage};
+use crate::trajectory::record;
 
 /// An open segment.
 pub struct Segment {
-    /// Where the file was when it was opened.
-    pub path: PathBuf,
     /// The file, shared with reads that are going on.
-    pub file: Arc<File>,
+    pub file: Arc<SegmentFile>,
+    /// Version of the file's format.
+    pub version: u16,
     /// Rows of its records, by rising sequence number.
     pub rows: Vec<Row>,
+    /// Rows of the late columns and deletions in it, by rising sequence number.
+    pub late: Vec<LateRow>,
+    /// How many of those the store's index of late columns has.
+    pub late_indexed: usize,
+    /// Where the frames begin.
+    pub start: u64,
     /// End of the last whole append; everything before it is indexed.
     pub end: u64,
     /// Sequence number of the next frame.
@@ -47,18 +53,28 @@ impl Segment {
         names: &mut Names,
         interrupt: Interrupt<'_>,
     ) -> Result<Self> {
-        let (header, start) = read_start(&file, &path)?;
+        let Start { version, header, end: start } = read_start(&file, &path)?;
         check_header(&header, expected, &path)?;
-        let (file, rows) = (Arc::new(file), Vec::new());
-        let (end, sequence) = (start, 1);
-        let mut segment =
-            Segment { path, file, rows, end, sequence, sealed: false, footer_end: 0, skipped: 0, on_damage };
-        let footer = if sealed { segment.load_footer(names) } else { Ok(false) };
-        match footer {
-            Ok(true) => return Ok(segment),
-            Err(Error::Corrupt { .. }) if on_damage == OnDamage::Skip => segment.skipped += 1,
-            Err(error) => return Err(error),
-            Ok(false) => {}
+        let mut segment = Segment {
+            file: Arc::new(SegmentFile { file, path }),
+            version,
+            rows: Vec::new(),
+            late: Vec::new(),
+            late_indexed: 0,
+            start,
+            end: start,
+            sequence: 1,
+            sealed: false,
+            footer_end: 0,
+            skipped: 0,
+            on_damage,
+        };
+        if sealed {
+            match segment.load_footer(names) {
+                Ok(()) => return Ok(segment),
+                Err(Error::Corrupt { .. }) if on_damage == OnDamage::Skip => segment.skipped += 1,
+                Err(error) => return Err(error),
+            }
         }
         segment.extend(names, interrupt)?;
         segment.sealed |= sealed;
@@ -71,25 +87,23 @@ impl Segment {
             return Ok(());
         }
         let file = self.file.clone();
-        let mut walk = Walk::new(&file, &self.path, self.end, self.sequence, self.on_damage)?;
-        let mut pending = Vec::new();
+        let mut walk = Walk::new(&file.file, &file.path, self.end, self.sequence, self.on_damage)?;
+        let (mut rows, mut late) = (Vec::new(), Vec::new());
         while let Some(frame) = walk.next(interrupt)? {
+            let damaged = |damage: Damage| file.corrupt(frame.offset + damage.offset as u64, damage.what);
             match frame.header.kind {
                 Kind::Footer => {
                     (self.sealed, self.footer_end) = (true, walk.at());
                     break;
                 }
-                Kind::Trajectory => {
-                    pending.push(row_of(&frame, names).map_err(|damage| self.corrupt(frame.offset, damage))?)
-                }
+                Kind::Trajectory => rows.push(row_of(&frame, names).map_err(damaged)?),
+                Kind::Late | Kind::Tombstone => late.push(late_row_of(&frame).map_err(damaged)?),
                 Kind::Prompt => {}
-                Kind::Header => {
-                    let what = "a second file header".to_owned();
-                    return Err(self.corrupt(frame.offset, Damage { offset: 0, what }));
-                }
+                Kind::Header => return Err(file.corrupt(frame.offset, "a second file header".to_owned())),
             }
             if frame.header.batch_end || self.on_damage == OnDamage::Skip {
-                self.rows.append(&mut pending);
+                self.rows.append(&mut rows);
+                self.late.append(&mut late);
                 self.end = walk.at();
                 self.sequence = frame.header.sequence + 1;
             }
@@ -104,8 +118,7 @@ impl Segment {
 
     /// Bytes behind the last whole append: an append going on, or one that a crash cut short.
     pub fn unfinished(&self) -> Result<u64> {
-        let length = self.file.metadata().map_err(|error| unreadable(&self.path, error))?.len();
-        Ok(length.saturating_sub(self.end))
+        Ok(self.file.length()?.saturating_sub(self.end))
     }
 
     /// The row of the record whose frame has this sequence number.
@@ -114,115 +127,70 @@ impl Segment {
         Some(&self.rows[at])
     }
 
-    fn load_footer(&mut self, names: &mut Names) -> Result<bool> {
-        let length = self.file.metadata().map_err(|error| unreadable(&self.path, error))?.len();
-        let cut = || Damage { offset: 0, what: "the sealed file is cut".to_owned() };
-        let trailer_at = length.checked_sub(TRAILER_BYTES as u64).ok_or_else(|| self.corrupt(length, cut()))?;
+    /// Whether nothing was appended to it.
+    pub fn is_empty(&self) -> bool {
+        self.end == self.start
+    }
+
+    fn load_footer(&mut self, names: &mut Names) -> Result<()> {
+        let file = &self.file;
+        let length = file.length()?;
+        let cut = || file.corrupt(length, "the sealed file is cut".to_owned());
+        let trailer_at = length.checked_sub(TRAILER_BYTES as u64).ok_or_else(cut)?;
         let mut trailer = [0; TRAILER_BYTES];
-        self.read_at(&mut trailer, trailer_at)?;
-        let footer_at = shard::read_trailer(&trailer).map_err(|damage| self.corrupt(trailer_at, damage))?;
-        let (header, payload) = read_frame(&self.file, &self.path, footer_at)?;
+        file.read_exact(&mut trailer, trailer_at)?;
+        let footer_at = shard::read_trailer(&trailer).map_err(|damage| file.corrupt(trailer_at, damage.what))?;
+        let (header, payload) = file.frame(footer_at)?;
         let ends_at = footer_at + (FRAME_HEADER_BYTES + payload.len()) as u64;
         if header.kind != Kind::Footer || ends_at != trailer_at {
-            let what = "the trailer does not point to a footer".to_owned();
-            return Err(self.corrupt(trailer_at, Damage { offset: 0, what }));
+            return Err(file.corrupt(trailer_at, "the trailer does not point to a footer".to_owned()));
         }
-        let mut rows = Vec::new();
-        shard::read_footer(&payload, |name| names.number(name), |row| rows.push(Row::from_footer(&row)))
-            .map_err(|damage| self.corrupt(footer_at, damage))?;
-        (self.rows, self.end, self.sequence) = (rows, footer_at, header.sequence);
+        let (rows, late) =
+            read_footer(self.version, &payload, names).map_err(|damage| file.corrupt(footer_at, damage.what))?;
+        (self.rows, self.late, self.end, self.sequence) = (rows, late, footer_at, header.sequence);
         (self.sealed, self.footer_end) = (true, trailer_at);
-        Ok(true)
+        Ok(())
     }
-
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_exact_at(bytes, offset).map_err(|error| unreadable(&self.path, error))
-    }
-
-    fn corrupt(&self, offset: u64, damage: Damage) -> Error {
-        let offset = offset + damage.offset as u64;
-        Error::Corrupt { path: self.path.clone(), offset, what: damage.what }
-    }
-}
-
-/// Reads one record by its row.
-pub fn read_record(file: &File, path: &Path, row: &Row, columns: Columns) -> Result<Trajectory> {
-    let offset = u64::from(row.offset);
-    let corrupt = |damage: Damage| Error::Corrupt {
-        path: path.to_owned(),
-        offset: offset + (FRAME_HEADER_BYTES + damage.offset) as u64,
-        what: damage.what,
-    };
-    let mut frame = vec![0; FRAME_HEADER_BYTES + row.length as usize];
-    let (header, payload) = read_into(file, path, offset, &mut frame)?;
-    if header.kind != Kind::Trajectory || header.sequence != row.sequence || payload.len() != row.length as usize {
-        return Err(corrupt(Damage { offset: 0, what: "the record is not where the index has it".to_owned() }));
-    }
-    let Decoded { mut trajectory, prompt_at } = record::decode(payload, columns).map_err(corrupt)?;
-    if let Some((at, count)) = prompt_at {
-        trajectory.prompt_tokens = read_prompt(file, path, u64::from(at), count)?;
-    }
-    Ok(trajectory)
-}
-
-fn read_prompt(file: &File, path: &Path, offset: u64, count: usize) -> Result<Vec<i32>> {
-    let corrupt = |what: String| Error::Corrupt { path: path.to_owned(), offset, what };
-    let (header, payload) = read_frame(file, path, offset)?;
-    if header.kind != Kind::Prompt {
-        return Err(corrupt("a record refers to this frame as its prompt".to_owned()));
-    }
-    record::decode_prompt(&payload, count).map_err(|damage| corrupt(damage.what))
-}
-
-fn read_frame(file: &File, path: &Path, offset: u64) -> Result<(FrameHeader, Vec<u8>)> {
-    let mut start = [0; FRAME_HEADER_BYTES];
-    read_exact(file, path, offset, &mut start)?;
-    let corrupt = |damage: Damage| Error::Corrupt { path: path.to_owned(), offset, what: damage.what };
-    let length = FrameHeader::read(&start).map_err(corrupt)?.length as usize;
-    let mut frame = vec![0; FRAME_HEADER_BYTES + length];
-    let (header, payload) = read_into(file, path, offset, &mut frame)?;
-    let payload = payload.to_vec();
-    Ok((header, payload))
-}
-
-/// Fills `frame` from the file and checks it; `frame` has the length that the caller expects the frame to have.
-fn read_into<'a>(file: &File, path: &Path, offset: u64, frame: &'a mut [u8]) -> Result<(FrameHeader, &'a [u8])> {
-    read_exact(file, path, offset, frame)?;
-    let corrupt = |what: String| Error::Corrupt { path: path.to_owned(), offset, what };
-    let Some((start, payload)) = frame.split_first_chunk::<FRAME_HEADER_BYTES>() else {
-        return Err(corrupt("the frame is shorter than a header".to_owned()));
-    };
-    let header = FrameHeader::read(start).map_err(|damage| corrupt(damage.what))?;
-    if !header.matches(payload) {
-        return Err(corrupt("the payload does not match its checksum".to_owned()));
-    }
-    Ok((header, payload))
-}
-
-fn read_exact(file: &File, path: &Path, offset: u64, bytes: &mut [u8]) -> Result<()> {
-    file.read_exact_at(bytes, offset).map_err(|error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => {
-            Error::Corrupt { path: path.to_owned(), offset, what: "the file ends within the frame".to_owned() }
-        }
-        _ => unreadable(path, error),
-    })
 }
 
 fn row_of(frame: &Frame, names: &mut Names) -> Result<Row, Damage> {
-    let (scalars, prompt, response) = record::decode_scalars(&frame.payload)?;
-    let offset =
-        u32::try_from(frame.offset).map_err(|_| Damage { offset: 0, what: "the segment exceeds 4 GiB".to_owned() })?;
+    let record::Scalars { trajectory: scalars, prompt, response, present } = record::decode_scalars(&frame.payload)?;
     Ok(Row {
         time_us: frame.header.time_us,
         reward: scalars.reward,
         sequence: frame.header.sequence,
-        offset,
+        offset: offset_of(frame)?,
         length: frame.header.length,
         source: names.number(&scalars.source),
         problem: names.number(&scalars.problem_id),
         prompt: prompt as u32,
         response: response as u32,
+        present: Some(present),
     })
+}
+
+fn late_row_of(frame: &Frame) -> Result<LateRow, Damage> {
+    let (target, content) = shard::read_targeted(&frame.payload)?;
+    let (columns, reward) = match frame.header.kind {
+        Kind::Tombstone => (Cursor::new(content).finish("the tombstone").map(|()| None)?, None),
+        _ => {
+            let reward = record::decode_late(content, 0, record::Present::REWARD)?.reward;
+            (Some(record::late_columns(content)?), reward)
+        }
+    };
+    Ok(LateRow {
+        time_us: frame.header.time_us,
+        target,
+        reward: reward.unwrap_or(0.0),
+        sequence: frame.header.sequence,
+        offset: offset_of(frame)?,
+        length: frame.header.length,
+        columns,
+    })
+}
+
+fn offset_of(frame: &Frame) -> Result<u32, Damage> {
+    u32::try_from(frame.offset).map_err(|_| Damage { offset: 0, what: "the segment exceeds 4 GiB".to_owned() })
 }
 
 fn check_header(header: &SegmentHeader, expected: &SegmentHeader, path: &Path) -> Result<()> {

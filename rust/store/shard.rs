@@ -9,13 +9,15 @@
 //! Integers are little-endian, checksums CRC-32C. The header has its own checksum, so a damaged length cannot send a
 //! reader astray; `sequence` counts the frames of the file from 0 (the header frame), so a lost frame is noticed.
 
-use crate::trajectory::bytes::{Cursor, Damage, put_bytes, put_float, put_varint};
-use crate::trajectory::compression::{compress, decompress};
+use crate::trajectory::MAX_NAME_BYTES;
+use crate::trajectory::bytes::{Cursor, Damage, put_bytes, put_varint};
 use crate::trajectory::record::MAX_RECORD_BYTES;
-use crate::trajectory::{MAX_NAME_BYTES, MAX_TOKENS};
 
-/// First bytes of every file: format and version.
-pub const FILE_MAGIC: [u8; 8] = *b"SPOSEG\x01\x00";
+/// Bytes of a file before its first frame: format and version.
+pub const FILE_MAGIC_BYTES: usize = 8;
+/// Version of the files that are written. Files of version 1, which had no late columns, are read all the same.
+pub const FILE_VERSION: u16 = 2;
+const FILE_MAGIC: [u8; 6] = *b"SPOSEG";
 /// First bytes of every frame, to find the next one behind damage.
 pub const FRAME_MAGIC: [u8; 4] = *b"SPOf";
 /// Bytes of a frame before its payload.
@@ -24,9 +26,8 @@ pub const FRAME_HEADER_BYTES: usize = 32;
 pub const TRAILER_BYTES: usize = 20;
 /// Most bytes of a frame's payload.
 pub const MAX_PAYLOAD_BYTES: usize = MAX_RECORD_BYTES;
-/// Most records in a segment: bounds the footer.
+/// Most records in a segment, and most late columns: bounds the footer.
 pub const MAX_SEGMENT_RECORDS: usize = 1 << 20;
-const MAX_FOOTER_BYTES: usize = 256 << 20;
 const TRAILER_MAGIC: [u8; 8] = *b"SPOFOOT1";
 const BATCH_END: u8 = 1;
 
@@ -42,6 +43,10 @@ pub enum Kind {
     Footer = 3,
     /// A prompt that later trajectory frames of the file refer to by its offset.
     Prompt = 4,
+    /// Late columns of a record of any segment.
+    Late = 5,
+    /// The deletion of a record of any segment.
+    Tombstone = 6,
 }
 
 /// A frame without its payload.
@@ -105,6 +110,8 @@ impl FrameHeader {
             2 => Kind::Trajectory,
             3 => Kind::Footer,
             4 => Kind::Prompt,
+            5 => Kind::Late,
+            6 => Kind::Tombstone,
             other => return Err(cursor.damage(format!("frames of kind {other} are from another version"))),
         };
         if flags & !BATCH_END != 0 || zero != 0 || nought != 0 || length as usize > MAX_PAYLOAD_BYTES {
@@ -133,6 +140,7 @@ impl SegmentHeader {
         put_varint(&mut payload, u64::from(self.number));
         put_bytes(&mut payload, self.tokenizer.as_bytes());
         let mut out = FILE_MAGIC.to_vec();
+        out.extend_from_slice(&FILE_VERSION.to_le_bytes());
         FrameHeader::of(Kind::Header, true, 0, time_us, &payload).put(&payload, &mut out);
         out
     }
@@ -148,94 +156,26 @@ impl SegmentHeader {
     }
 }
 
-/// What the index keeps of a record: names spelled out (`N` is `&str`), or as whatever stands for a name (`u32`).
-#[derive(Debug, Clone, PartialEq)]
-pub struct FooterRow<N> {
-    /// Sequence number of the record's frame.
-    pub sequence: u32,
-    /// Offset of the frame in the file.
-    pub offset: u32,
-    /// Bytes of the frame's payload.
-    pub length: u32,
-    /// When it was appended.
-    pub time_us: u64,
-    /// `source` of the trajectory.
-    pub source: N,
-    /// `problem_id` of the trajectory.
-    pub problem: N,
-    /// `reward` of the trajectory.
-    pub reward: f64,
-    /// Tokens of its prompt.
-    pub prompt: u32,
-    /// Tokens of its response.
-    pub response: u32,
+/// The version of a file that starts with these bytes; `None` if it is none of the store's, or from a later version.
+pub fn file_version(start: [u8; FILE_MAGIC_BYTES]) -> Option<u16> {
+    let [magic @ .., low, high] = start;
+    let version = u16::from_le_bytes([low, high]);
+    (magic == FILE_MAGIC && (1..=FILE_VERSION).contains(&version)).then_some(version)
 }
 
-/// The payload of a footer: rows as differences to the one before, names by number of first use; then zstd.
-pub fn footer<'a>(rows: impl ExactSizeIterator<Item = FooterRow<&'a str>>) -> crate::Result<Vec<u8>> {
-    let mut raw = Vec::new();
-    put_varint(&mut raw, rows.len() as u64);
-    let (mut sequence, mut offset, mut time_us) = (0, 0, 0);
-    let mut names = std::collections::HashMap::new();
-    for row in rows {
-        put_varint(&mut raw, u64::from(row.sequence - sequence));
-        put_varint(&mut raw, u64::from(row.offset - offset));
-        put_varint(&mut raw, u64::from(row.length));
-        put_varint(&mut raw, row.time_us - time_us);
-        for name in [row.source, row.problem] {
-            let known = names.len() as u64;
-            let number = *names.entry(name).or_insert(known);
-            put_varint(&mut raw, number);
-            if number == known {
-                put_bytes(&mut raw, name.as_bytes());
-            }
-        }
-        put_float(&mut raw, row.reward);
-        put_varint(&mut raw, u64::from(row.prompt));
-        put_varint(&mut raw, u64::from(row.response));
-        (sequence, offset, time_us) = (row.sequence, row.offset, row.time_us);
-    }
-    let mut payload = Vec::new();
-    put_varint(&mut payload, raw.len() as u64);
-    payload.extend_from_slice(&compress(&raw)?);
-    Ok(payload)
+/// The payload of a [`Kind::Late`] frame (encoded late columns) or of a [`Kind::Tombstone`] frame (nothing).
+pub fn targeted(target: u64, content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(content.len() + 8);
+    put_varint(&mut out, target);
+    out.extend_from_slice(content);
+    out
 }
 
-/// Calls `each` with every row of a footer's payload, and `number` once for each name in it.
-pub fn read_footer(
-    payload: &[u8],
-    mut number: impl FnMut(&str) -> u32,
-    mut each: impl FnMut(FooterRow<u32>),
-) -> Result<(), Damage> {
+/// The record that such a frame is about, and what it says about it.
+pub fn read_targeted(payload: &[u8]) -> Result<(u64, &[u8]), Damage> {
     let mut cursor = Cursor::new(payload);
-    let length = cursor.length(MAX_FOOTER_BYTES, "footer length")?;
-    let raw = decompress(&payload[cursor.offset()..], length)
-        .map_err(|error| cursor.damage(format!("the footer does not decompress: {error}")))?;
-    let mut cursor = Cursor::new(&raw);
-    let count = cursor.length(MAX_SEGMENT_RECORDS, "row count")?;
-    let mut names: Vec<u32> = Vec::new();
-    let (mut sequence, mut offset, mut time_us) = (0u32, 0u32, 0u64);
-    let most = u32::MAX as usize;
-    for _ in 0..count {
-        let overflow = Damage { offset: cursor.offset(), what: "a footer row overflows".to_owned() };
-        sequence = sequence.checked_add(cursor.length(most, "sequence")? as u32).ok_or(overflow.clone())?;
-        offset = offset.checked_add(cursor.length(most, "offset")? as u32).ok_or(overflow.clone())?;
-        let length = cursor.length(MAX_PAYLOAD_BYTES, "length")? as u32;
-        time_us = time_us.checked_add(cursor.varint("time")?).ok_or(overflow)?;
-        let mut name = || {
-            let local = cursor.length(names.len(), "name number")?;
-            if local == names.len() {
-                names.push(number(cursor.text(MAX_NAME_BYTES, "name")?));
-            }
-            Ok(names[local])
-        };
-        let (source, problem) = (name()?, name()?);
-        let reward = cursor.float("reward")?;
-        let prompt = cursor.length(MAX_TOKENS, "prompt length")? as u32;
-        let response = cursor.length(MAX_TOKENS, "response length")? as u32;
-        each(FooterRow { sequence, offset, length, time_us, source, problem, reward, prompt, response });
-    }
-    cursor.finish("the last row")
+    let target = cursor.varint("the target's id")?;
+    Ok((target, &payload[cursor.offset()..]))
 }
 
 /// The last bytes of a sealed file.

@@ -38,6 +38,24 @@ pub struct Writer {
     prompts: HashMap<u128, u32>,
 }
 
+/// The frames of one append.
+struct Batch {
+    start: u64,
+    sequence: u32,
+    time_us: u64,
+    bytes: Vec<u8>,
+}
+
+impl Batch {
+    fn put(&mut self, kind: Kind, last: bool, payload: &[u8]) -> WrittenFrame {
+        let offset = (self.start + self.bytes.len() as u64) as u32;
+        let sequence = self.sequence;
+        FrameHeader::of(kind, last, sequence, self.time_us, payload).put(payload, &mut self.bytes);
+        self.sequence += 1;
+        WrittenFrame { sequence, offset, length: payload.len() as u32 }
+    }
+}
+
 /// Where an append put its records.
 pub struct Written {
     /// Segment that has them.
@@ -113,16 +131,9 @@ impl Writer {
     /// Writes a frame for each record, and before it one for its prompt if that is worth sharing and new in the segment.
     /// On an error nothing of it stays; if that cannot be assured, `poison` is told.
     pub fn append(&mut self, records: &[Encoded], poison: &Poison) -> Result<Written> {
-        let time_us = files::now_us().max(self.last_time_us);
-        let mut bytes = Vec::with_capacity(records.iter().map(|record| record.num_bytes() + FRAME_HEADER_BYTES).sum());
-        let (mut sequence, mut frames) = (self.sequence, Vec::with_capacity(records.len()));
+        let capacity = records.iter().map(|record| record.num_bytes() + FRAME_HEADER_BYTES).sum();
+        let (mut batch, mut frames) = (self.batch(capacity), Vec::with_capacity(records.len()));
         let mut new_prompts = HashMap::new();
-        let mut put = |kind: Kind, last: bool, payload: &[u8], bytes: &mut Vec<u8>| {
-            let offset = (self.length + bytes.len() as u64) as u32;
-            FrameHeader::of(kind, last, sequence, time_us, payload).put(payload, bytes);
-            sequence += 1;
-            WrittenFrame { sequence: sequence - 1, offset, length: payload.len() as u32 }
-        };
         let mut payload = Vec::new();
         for (at, record) in records.iter().enumerate() {
             let prompt = match record.shareable_prompt() {
@@ -130,26 +141,52 @@ impl Writer {
                 Some(prompt) => {
                     let content = xxh3_128(&prompt);
                     let known = self.prompts.get(&content).or_else(|| new_prompts.get(&content)).copied();
-                    let offset = known.unwrap_or_else(|| put(Kind::Prompt, false, &prompt, &mut bytes).offset);
+                    let offset = known.unwrap_or_else(|| batch.put(Kind::Prompt, false, &prompt).offset);
                     new_prompts.insert(content, offset);
                     Prompt::At(offset)
                 }
             };
             payload.clear();
             record.put(prompt, &mut payload);
-            frames.push(put(Kind::Trajectory, at + 1 == records.len(), &payload, &mut bytes));
+            frames.push(batch.put(Kind::Trajectory, at + 1 == records.len(), &payload));
         }
-        self.write(&bytes, poison)?;
+        let time_us = self.write_batch(batch, poison)?;
         self.prompts.extend(new_prompts);
-        (self.sequence, self.last_time_us) = (sequence, time_us);
         Ok(Written { number: self.number, frames, time_us })
+    }
+
+    /// Writes a frame of this kind for each payload, of which there is at least one; as [`Self::append`].
+    pub fn append_payloads<'a>(
+        &mut self,
+        kind: Kind,
+        payloads: impl ExactSizeIterator<Item = &'a [u8]>,
+        poison: &Poison,
+    ) -> Result<Written> {
+        let (mut batch, count) = (self.batch(0), payloads.len());
+        let frames = payloads.enumerate().map(|(at, payload)| batch.put(kind, at + 1 == count, payload)).collect();
+        let time_us = self.write_batch(batch, poison)?;
+        Ok(Written { number: self.number, frames, time_us })
+    }
+
+    /// What is appended from now on is later than this.
+    pub fn let_time_pass(&mut self, time_us: u64) {
+        self.last_time_us = self.last_time_us.max(time_us.saturating_add(1));
+    }
+
+    fn batch(&self, capacity: usize) -> Batch {
+        let time_us = files::now_us().max(self.last_time_us);
+        Batch { start: self.length, sequence: self.sequence, time_us, bytes: Vec::with_capacity(capacity) }
+    }
+
+    fn write_batch(&mut self, batch: Batch, poison: &Poison) -> Result<u64> {
+        self.write(&batch.bytes, poison)?;
+        (self.sequence, self.last_time_us) = (batch.sequence, batch.time_us);
+        Ok(batch.time_us)
     }
 
     /// Seals the segment with this footer and goes on in a new one. Everything appended so far is durable then.
     pub fn rotate(&mut self, footer: &[u8], poison: &Poison) -> Result<()> {
-        let mut bytes = Vec::with_capacity(footer.len() + FRAME_HEADER_BYTES);
-        FrameHeader::of(Kind::Footer, true, self.sequence, self.last_time_us, footer).put(footer, &mut bytes);
-        bytes.extend_from_slice(&trailer(self.length));
+        let bytes = sealing(self.length, self.sequence, self.last_time_us, footer);
         // The new segment first: if the disk is full, the old one stays as it is and appends can be tried again.
         let (number, file, length) = create_segment(&self.directory, self.store_id, &self.tokenizer)?;
         self.write(&bytes, poison)?;
@@ -185,6 +222,14 @@ impl Writer {
     fn path(&self) -> PathBuf {
         SegmentName { number: self.number, sealed: false }.path(&self.directory)
     }
+}
+
+/// What seals a segment whose frames end at `end`: a footer frame and the trailer.
+pub fn sealing(end: u64, sequence: u32, time_us: u64, footer: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(footer.len() + FRAME_HEADER_BYTES);
+    FrameHeader::of(Kind::Footer, true, sequence, time_us, footer).put(footer, &mut bytes);
+    bytes.extend_from_slice(&trailer(end));
+    bytes
 }
 
 /// A sync that is due.

@@ -7,11 +7,13 @@ pub mod batch;
 pub mod bytes;
 mod columns;
 pub mod compression;
+mod late;
 pub mod record;
 mod scalars;
 
 use std::collections::BTreeMap;
 
+pub use late::{Late, MonteCarlo};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
@@ -44,6 +46,8 @@ pub struct Trajectory {
     pub behavior_logprobs: Option<Vec<f32>>,
     /// Log-probability of each response token under the reference policy.
     pub reference_logprobs: Option<Vec<f32>>,
+    /// Outcomes of continuations from within the response.
+    pub mc_successes: Option<MonteCarlo>,
     /// Version of the weights at the first token.
     pub min_policy_version: u64,
     /// Version of the weights at the last token.
@@ -74,6 +78,9 @@ impl Trajectory {
         check_tokens("response_tokens", &self.response_tokens)?;
         check_logprobs("behavior_logprobs", &self.behavior_logprobs, self.response_tokens.len())?;
         check_logprobs("reference_logprobs", &self.reference_logprobs, self.response_tokens.len())?;
+        if let Some(counts) = &self.mc_successes {
+            counts.validate(self.response_tokens.len())?;
+        }
         if !self.reward.is_finite() {
             return Err(Error::invalid(format!("reward must be finite, got {}", self.reward)));
         }

@@ -1,25 +1,26 @@
-//! The encoding of one trajectory: a directory of streams, then the streams. Scalars, prompt, response and each logprob
+//! The encoding of one trajectory: a directory of streams, then the streams. Scalars, prompt, response and each later
 //! column are separate streams, so that a reader decompresses only the columns it wants. A stream is a standard zstd
 //! frame where that is smaller, else raw bytes. No checksum: whoever frames the record adds it.
 //!
 //! A store keeps a prompt that many records share once: then the record has, instead of the prompt, the place of a frame
-//! with it.
+//! with it. Columns that come late ([`Late`]) are encoded the same way, alone.
 //!
 //! ```text
 //! version:u8  count:u8  count × { tag:u8  codec:u8  raw_length:varint  stored_length:varint }  streams…
 //! ```
 
-use super::bytes::{Cursor, Damage, put_varint};
+use super::bytes::{Cursor, Damage, put_float, put_varint};
 use super::compression::{compress, decompress};
-use super::{MAX_TOKENS, Trajectory, columns, scalars};
+use super::{Late, MAX_TOKENS, MonteCarlo, Trajectory, columns, scalars};
 use crate::error::{Error, Result};
 
-/// Version of the record's layout.
-pub const RECORD_VERSION: u8 = 1;
+/// Version of the record's layout. Version 1 had fewer streams, and is read all the same.
+pub const RECORD_VERSION: u8 = 2;
+const OLDEST_VERSION: u8 = 1;
 /// Most bytes of one stream before compression: a response of [`MAX_TOKENS`] five-byte tokens, or as much metadata.
 pub const MAX_STREAM_BYTES: usize = 5 * MAX_TOKENS;
 /// Most bytes of an encoded record.
-pub const MAX_RECORD_BYTES: usize = 5 * MAX_STREAM_BYTES + 128;
+pub const MAX_RECORD_BYTES: usize = 6 * MAX_STREAM_BYTES + 128;
 
 const SCALARS: u8 = 1;
 const PROMPT: u8 = 2;
@@ -27,7 +28,9 @@ const RESPONSE: u8 = 3;
 const BEHAVIOR: u8 = 4;
 const REFERENCE: u8 = 5;
 const PROMPT_AT: u8 = 6;
-const STREAMS: usize = 5;
+const MONTE_CARLO: u8 = 7;
+const REWARD: u8 = 8;
+const STREAMS: usize = 6;
 
 const RAW: u8 = 0;
 const ZSTD: u8 = 1;
@@ -43,13 +46,82 @@ pub struct Columns {
     pub behavior: bool,
     /// Decode the logprobs under the reference policy.
     pub reference: bool,
+    /// Decode the Monte-Carlo counts.
+    pub monte_carlo: bool,
 }
 
 impl Columns {
     /// Everything.
-    pub const ALL: Columns = Columns { prompt: true, response: true, behavior: true, reference: true };
+    pub const ALL: Columns =
+        Columns { prompt: true, response: true, behavior: true, reference: true, monte_carlo: true };
     /// Scalars alone.
-    pub const SCALARS: Columns = Columns { prompt: false, response: false, behavior: false, reference: false };
+    pub const SCALARS: Columns =
+        Columns { prompt: false, response: false, behavior: false, reference: false, monte_carlo: false };
+}
+
+/// Which of the columns that need not be there are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Present(u8);
+
+impl Present {
+    /// Logprobs under the behaviour policy.
+    pub const BEHAVIOR: Present = Present(1);
+    /// Logprobs under the reference policy.
+    pub const REFERENCE: Present = Present(2);
+    /// Monte-Carlo counts.
+    pub const MONTE_CARLO: Present = Present(4);
+    /// A revised reward (of [`Late`] alone).
+    pub const REWARD: Present = Present(8);
+
+    /// From [`Self::bits`]; `None` for bits of another version.
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        (bits < 16).then_some(Present(bits))
+    }
+
+    /// As a number.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Whether all that `other` has is there.
+    pub fn has(self, other: Present) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The columns alone that make up a set.
+    pub fn each(self) -> impl Iterator<Item = Present> {
+        (0..4).map(|bit| Present(1 << bit)).filter(move |&one| self.has(one))
+    }
+
+    /// What a trajectory has.
+    pub fn of(trajectory: &Trajectory) -> Self {
+        Present::default()
+            .with(Present::BEHAVIOR, trajectory.behavior_logprobs.is_some())
+            .with(Present::REFERENCE, trajectory.reference_logprobs.is_some())
+            .with(Present::MONTE_CARLO, trajectory.mc_successes.is_some())
+    }
+
+    /// What late columns have.
+    pub fn of_late(late: &Late) -> Self {
+        Present::default()
+            .with(Present::REFERENCE, late.reference_logprobs.is_some())
+            .with(Present::MONTE_CARLO, late.mc_successes.is_some())
+            .with(Present::REWARD, late.reward.is_some())
+    }
+
+    fn of_streams(streams: &[Stream<'_>]) -> Self {
+        let there = |tag: u8| streams.iter().any(|stream| stream.tag == tag);
+        Present::default()
+            .with(Present::BEHAVIOR, there(BEHAVIOR))
+            .with(Present::REFERENCE, there(REFERENCE))
+            .with(Present::MONTE_CARLO, there(MONTE_CARLO))
+            .with(Present::REWARD, there(REWARD))
+    }
+
+    /// With `other` as well, if it is there.
+    pub fn with(self, other: Present, there: bool) -> Self {
+        Present(self.0 | if there { other.0 } else { 0 })
+    }
 }
 
 /// A shared prompt replaces an offset and a frame's header, so a short one is no gain.
@@ -88,6 +160,26 @@ impl Encoded {
             if let Some(column) = column {
                 streams.push(EncodedStream::new(tag, columns::floats(column))?);
             }
+        }
+        if let Some(counts) = &trajectory.mc_successes {
+            streams.push(EncodedStream::new(MONTE_CARLO, counts.put())?);
+        }
+        Ok(Encoded { streams })
+    }
+
+    /// Encodes late columns, which must be valid ([`Late::validate`]).
+    pub fn late(late: &Late) -> Result<Self> {
+        let mut streams = Vec::new();
+        if let Some(column) = &late.reference_logprobs {
+            streams.push(EncodedStream::new(REFERENCE, columns::floats(column))?);
+        }
+        if let Some(counts) = &late.mc_successes {
+            streams.push(EncodedStream::new(MONTE_CARLO, counts.put())?);
+        }
+        if let Some(reward) = late.reward {
+            let mut raw = Vec::new();
+            put_float(&mut raw, reward);
+            streams.push(EncodedStream::new(REWARD, raw)?);
         }
         Ok(Encoded { streams })
     }
@@ -187,6 +279,9 @@ pub fn decode(bytes: &[u8], columns: Columns) -> Result<Decoded, Damage> {
     };
     trajectory.behavior_logprobs = logprobs(columns.behavior, BEHAVIOR)?;
     trajectory.reference_logprobs = logprobs(columns.reference, REFERENCE)?;
+    if let Some(stream) = find(MONTE_CARLO).filter(|_| columns.monte_carlo) {
+        trajectory.mc_successes = Some(MonteCarlo::read(&stream.content()?)?);
+    }
     Ok(Decoded { trajectory, prompt_at })
 }
 
@@ -205,13 +300,53 @@ fn read_place(bytes: &[u8]) -> Result<u32, Damage> {
     Ok(offset as u32)
 }
 
-/// The scalars of a record (all columns empty), and the lengths of its prompt and response; decompresses nothing else.
-pub fn decode_scalars(bytes: &[u8]) -> Result<(Trajectory, usize, usize), Damage> {
-    let streams = directory(bytes)?;
-    match streams.iter().find(|stream| stream.tag == SCALARS) {
-        Some(stream) => scalars::read(&stream.content()?),
-        None => Err(Damage { offset: 0, what: "the record has no scalars".to_owned() }),
+/// Decodes those of the late columns that are wanted, of a response of `response` tokens.
+pub fn decode_late(bytes: &[u8], response: usize, wanted: Present) -> Result<Late, Damage> {
+    let mut late = Late::default();
+    for stream in directory(bytes)? {
+        match stream.tag {
+            REFERENCE if wanted.has(Present::REFERENCE) => {
+                late.reference_logprobs = Some(columns::read_floats(&stream.content()?, response)?);
+            }
+            MONTE_CARLO if wanted.has(Present::MONTE_CARLO) => {
+                late.mc_successes = Some(MonteCarlo::read(&stream.content()?)?);
+            }
+            REWARD if wanted.has(Present::REWARD) => {
+                let content = stream.content()?;
+                let mut cursor = Cursor::new(&content);
+                late.reward = Some(cursor.float("reward")?);
+                cursor.finish("the reward")?;
+            }
+            _ => {}
+        }
     }
+    Ok(late)
+}
+
+/// The columns of encoded late columns.
+pub fn late_columns(bytes: &[u8]) -> Result<Present, Damage> {
+    Ok(Present::of_streams(&directory(bytes)?))
+}
+
+/// A record without its columns.
+pub struct Scalars {
+    /// The trajectory, all its columns empty.
+    pub trajectory: Trajectory,
+    /// Tokens of its prompt.
+    pub prompt: usize,
+    /// Tokens of its response.
+    pub response: usize,
+    /// Which columns it has.
+    pub present: Present,
+}
+
+/// The scalars of a record; decompresses nothing else.
+pub fn decode_scalars(bytes: &[u8]) -> Result<Scalars, Damage> {
+    let streams = directory(bytes)?;
+    let scalars = streams.iter().find(|stream| stream.tag == SCALARS);
+    let scalars = scalars.ok_or_else(|| Damage { offset: 0, what: "the record has no scalars".to_owned() })?;
+    let (trajectory, prompt, response) = scalars::read(&scalars.content()?)?;
+    Ok(Scalars { trajectory, prompt, response, present: Present::of_streams(&streams) })
 }
 
 struct Stream<'a> {
@@ -245,8 +380,8 @@ impl Stream<'_> {
 fn directory(bytes: &[u8]) -> Result<Vec<Stream<'_>>, Damage> {
     let mut cursor = Cursor::new(bytes);
     let version = cursor.byte("record version")?;
-    if version != RECORD_VERSION {
-        return Err(cursor.damage(format!("record version {version}, this build reads {RECORD_VERSION}")));
+    if !(OLDEST_VERSION..=RECORD_VERSION).contains(&version) {
+        return Err(cursor.damage(format!("record version {version}, this build reads up to {RECORD_VERSION}")));
     }
     let count = usize::from(cursor.byte("stream count")?);
     if count > STREAMS {
@@ -258,7 +393,7 @@ fn directory(bytes: &[u8]) -> Result<Vec<Stream<'_>>, Damage> {
         let codec = cursor.byte("stream codec")?;
         let raw_length = cursor.length(MAX_STREAM_BYTES, "raw stream length")?;
         let stored_length = cursor.length(MAX_STREAM_BYTES, "stored stream length")?;
-        let known = (SCALARS..=PROMPT_AT).contains(&tag);
+        let known = (SCALARS..=REWARD).contains(&tag);
         if !known || entries.iter().any(|&(other, ..)| other == tag) {
             return Err(cursor.damage(format!("stream tag {tag} is unknown or repeated")));
         }

@@ -46,6 +46,7 @@ pub fn read(bytes: &[u8]) -> Result<(Trajectory, usize, usize), Damage> {
         response_tokens: Vec::new(),
         behavior_logprobs: None,
         reference_logprobs: None,
+        mc_successes: None,
         metadata: BTreeMap::new(),
     };
     for _ in 0..cursor.length(MAX_METADATA, "metadata count")? {

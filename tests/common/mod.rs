@@ -22,6 +22,7 @@ pub fn trajectory(number: u64) -> Trajectory {
         source: if number.is_multiple_of(4) { "offline".into() } else { "online".into() },
         behavior_logprobs: number.is_multiple_of(5).then(|| (0..length).map(|at| -0.3 * at as f32).collect()),
         reference_logprobs: None,
+        mc_successes: None,
         min_policy_version: number,
         max_policy_version: number + 1,
         temperature: 0.5,

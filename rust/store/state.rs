@@ -1,0 +1,147 @@
+//! What an open store knows of its directory at the moment: segments, names, late columns.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::id::{record_id, split_id};
+use super::index::{Filter, LateRow, Names, ResolvedFilter, Row};
+use super::late::LateIndex;
+use super::read::SegmentFile;
+use super::segment::Segment;
+use crate::error::Result;
+use crate::interrupt::Interrupt;
+use crate::trajectory::Trajectory;
+use crate::trajectory::record::{Columns, Present};
+
+/// The segments by number, and what was found in them.
+#[derive(Default)]
+pub struct State {
+    /// The strings that rows have numbers of.
+    pub names: Names,
+    /// The open segments.
+    pub segments: BTreeMap<u32, Segment>,
+    /// Which late columns count.
+    pub late: LateIndex,
+}
+
+impl State {
+    /// The record's segment and row, unless there is none or it was deleted.
+    pub fn find(&self, id: u64) -> Option<(&Segment, &Row)> {
+        let (number, sequence) = split_id(id)?;
+        let segment = self.segments.get(&number)?;
+        let row = segment.find(sequence)?;
+        (!self.late.is_deleted(id)).then_some((segment, row))
+    }
+
+    /// All that is needed to read the record without looking here again.
+    pub fn locate(&self, id: u64, columns: Columns) -> Option<Located> {
+        let (segment, row) = self.find(id)?;
+        let wanted = [
+            (Present::REFERENCE, columns.reference),
+            (Present::MONTE_CARLO, columns.monte_carlo),
+            (Present::REWARD, true),
+        ];
+        let mut located = Located { file: segment.file.clone(), row: *row, columns, late: Vec::new() };
+        for (column, _) in wanted.iter().filter(|(_, wanted)| *wanted && !self.late.is_empty()) {
+            let Some((file, row)) = self.newest(id, *column) else { continue };
+            if *column == Present::REWARD {
+                located.row.reward = row.reward;
+                continue;
+            }
+            // What is known better from elsewhere need not be decoded.
+            located.columns.reference &= *column != Present::REFERENCE;
+            located.columns.monte_carlo &= *column != Present::MONTE_CARLO;
+            located.late.push((file, row, *column));
+        }
+        Some(located)
+    }
+
+    /// Ids of the records that pass, in the order in which they were appended.
+    pub fn scan(&self, filter: &Filter, interrupt: Interrupt<'_>) -> Result<Vec<u64>> {
+        let Some(filter) = filter.resolve(&self.names) else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for (&number, segment) in &self.segments {
+            interrupt.check()?;
+            for row in segment.rows.iter().filter(|row| filter.accepts(row)) {
+                let id = record_id(number, row.sequence);
+                if !self.late.is_deleted(id) && self.accepts(&filter, id, segment, row, interrupt)? {
+                    found.push((row.time_us, id));
+                }
+            }
+        }
+        found.sort_unstable();
+        Ok(found.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// The records that are not deleted: segment, row.
+    pub fn live(&self) -> impl Iterator<Item = (&Segment, &Row)> {
+        self.segments.iter().flat_map(move |(&number, segment)| {
+            let live = move |row: &&Row| !self.late.is_deleted(record_id(number, row.sequence));
+            segment.rows.iter().filter(live).map(move |row| (segment, row))
+        })
+    }
+
+    /// How many records are not deleted.
+    pub fn len(&self) -> usize {
+        let there = |id: &u64| {
+            split_id(*id).and_then(|(number, sequence)| self.segments.get(&number)?.find(sequence)).is_some()
+        };
+        let rows: usize = self.segments.values().map(|segment| segment.rows.len()).sum();
+        rows - self.late.deleted().filter(there).count()
+    }
+
+    fn accepts(
+        &self,
+        filter: &ResolvedFilter,
+        id: u64,
+        segment: &Segment,
+        row: &Row,
+        interrupt: Interrupt<'_>,
+    ) -> Result<bool> {
+        let late = |column| if self.late.is_empty() { None } else { self.late.newest(id, column) };
+        let reward = late(Present::REWARD).map_or(row.reward, |(number, at)| self.segments[&number].late[at].reward);
+        if !filter.accepts_reward(reward) {
+            return Ok(false);
+        }
+        if !filter.asks_for_columns() {
+            return Ok(true);
+        }
+        let mut columns = match row.present {
+            Some(present) => present,
+            None => {
+                interrupt.check()?;
+                segment.file.present(row)?
+            }
+        };
+        for column in [Present::REFERENCE, Present::MONTE_CARLO] {
+            columns = columns.with(column, late(column).is_some());
+        }
+        Ok(filter.accepts_columns(columns))
+    }
+
+    fn newest(&self, id: u64, column: Present) -> Option<(Arc<SegmentFile>, LateRow)> {
+        let (number, at) = self.late.newest(id, column)?;
+        let segment = self.segments.get(&number)?;
+        Some((segment.file.clone(), *segment.late.get(at)?))
+    }
+}
+
+/// Where a record and its late columns are.
+pub struct Located {
+    file: Arc<SegmentFile>,
+    row: Row,
+    columns: Columns,
+    late: Vec<(Arc<SegmentFile>, LateRow, Present)>,
+}
+
+impl Located {
+    /// Reads the record as it is now known.
+    pub fn read(&self) -> Result<Trajectory> {
+        let mut trajectory = self.file.record(&self.row, self.columns)?;
+        trajectory.reward = self.row.reward;
+        for (file, row, column) in &self.late {
+            file.late(row, self.row.response, *column)?.apply(&mut trajectory);
+        }
+        Ok(trajectory)
+    }
+}
