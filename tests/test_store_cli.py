@@ -90,11 +90,10 @@ def test_what_is_exported_can_be_imported_unchanged(path: Path, tmp_path: Path) 
 
 
 def test_late_columns_go_along_with_copies(path: Path, tmp_path: Path) -> None:
+    counts = ([1], [2], [3])
     with TrajectoryStore.open(path) as store:
         ids = store.scan()[:2]
-        store.annotate(
-            ids, reference_logprobs=[[-1.0, -2.0]] * 2, mc_successes=[([1], [2], [3]), None], reward=[None, 0.5]
-        )
+        store.annotate(ids, reference_logprobs=[[-1.0, -2.0]] * 2, mc_successes=[counts, None], reward=[None, 0.5])
     assert spo_store("export", path, tmp_path / "rows.jsonl") == 0
     assert spo_store("import", tmp_path / "imported", tmp_path / "rows.jsonl", "--tokenizer", "tests") == 0
     assert spo_store("merge", tmp_path / "merged", path) == 0
