@@ -4,6 +4,7 @@ A sequence is at most `HORIZON` tokens of a vocabulary whose token 0 ends it. Ev
 the advantages, Q-values and losses under test are those that the trainer uses.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spo.trainer.objectives import advantages, q_values, terminal_q
+from spo.trainer.objectives import OBJECTIVES, advantages, q_values, terminal_q
 
 VOCABULARY, HORIZON, END = 3, 4, 0
 BETA = 0.5
@@ -92,6 +93,11 @@ class Problem:
     def q_BT(self) -> Floats:
         """Q_t of every sequence at every token; Q_T past its end, as the trainer's running sum has it."""
         return np.array([[self.q(s[: min(t + 1, len(s))]) for t in range(HORIZON)] for s in SEQUENCES])
+
+    def success_BT(self) -> Floats:
+        """S_t: how probably the reference, going on from token t, succeeds."""
+        q_BT, failure = self.q_BT(), math.exp(-1 / BETA)
+        return (np.exp(q_BT / BETA) - failure) / (1 - failure)
 
     def optimal_table(self) -> Floats:
         """π* a token at a time: π0 · exp((Q_t − Q_{t−1}) / β) (Eq. 7)."""
@@ -232,28 +238,18 @@ def off_policy(_policy_B: Floats) -> Floats:
     return weight_B / weight_B.sum()
 
 
-def train(problem: Problem, loss: str, weights: Weights, num_steps: int) -> list[float]:
+def train(problem: Problem, name: str, loss: str, weights: Weights, num_steps: int) -> list[float]:
     """Trains a tabular softmax policy from the reference on; gives KL(πθ ‖ π*) before and after."""
     logits = torch.from_numpy(problem.reference).clone().requires_grad_()
     optimizer = torch.optim.Adam([logits], betas=(0.5, 0.95))
     context_BT, token_BT = torch.from_numpy(CONTEXT_BT), torch.from_numpy(TOKEN_BT)
     reference_BT = torch.from_numpy(token_logprobs(problem.reference))
     mask_BT, reward_B = torch.from_numpy(MASK_BT), torch.from_numpy(problem.reward_B)
-
-    def loss_of_one(policy_T: Tensor, reference_T: Tensor, mask_T: Tensor, reward: Tensor) -> Tensor:
-        """The objective of one trajectory: weighted sums of these are exact, where a sampled batch is noisy."""
-        value = torch.full((1,), problem.value, dtype=torch.float64)
-        return terminal_q(
-            policy_T[None],
-            reference_T[None],
-            mask_T[None],
-            reward[None],
-            value,
-            beta=BETA,
-            loss=loss,
-            clip_epsilon=1e-3,
-        )[0]
-
+    value_B = torch.full_like(reward_B, problem.value)
+    extras = {}
+    if name == "mc_q":
+        extras["mc_rollouts_BT"] = torch.full(MASK_BT.shape, 1000)
+        extras["mc_successes_BT"] = 1000 * torch.from_numpy(problem.success_BT())
     divergences = []
     for step in range(num_steps + 1):
         table = torch.log_softmax(logits, dim=1)
@@ -262,16 +258,32 @@ def train(problem: Problem, loss: str, weights: Weights, num_steps: int) -> list
             divergences.append(kl(policy_B, problem.optimum_B))
         optimizer.param_groups[0]["lr"] = 0.04 * (1 - step / (num_steps + 1)) ** 2
         optimizer.zero_grad()
-        loss_B = torch.vmap(loss_of_one)(table[context_BT, token_BT], reference_BT, mask_BT, reward_B)
-        (torch.from_numpy(weights(policy_B)) * loss_B).sum().backward()
+        policy_BT = table[context_BT, token_BT]
+        # The data's expectation, exact where a sampled batch is noisy: a trajectory's loss depends on its row alone.
+        weight_B = torch.from_numpy(weights(policy_B) * len(SEQUENCES))
+        policy_BT.register_hook(functools.partial(torch.mul, weight_B[:, None]))
+        shared = (policy_BT, reference_BT, mask_BT, reward_B, value_B)
+        OBJECTIVES[name](*shared, beta=BETA, loss=loss, clip_epsilon=1e-3, **extras)[0].backward()
         optimizer.step()
     return divergences
 
 
 @pytest.mark.parametrize("weights", [on_policy, off_policy])
-@pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
-def test_training_drives_the_policy_to_the_optimum(loss: str, weights: Weights) -> None:
-    before, after = train(make_problem(0), loss, weights, num_steps=900 if loss == "cross_entropy" else 300)
-    # The cross-entropy's kink (a success at probability one) takes a decaying rate and more steps.
+@pytest.mark.parametrize(
+    ("name", "loss", "num_steps"),
+    [
+        # The cross-entropy's kink (a success at probability one) takes a decaying rate and more steps.
+        ("terminal_q", "squared", 300),
+        ("terminal_q", "cross_entropy", 900),
+        ("reverse_q", "squared", 300),
+        ("reverse_q", "cross_entropy", 900),
+        ("advantage", "squared", 300),
+        ("advantage", "cross_entropy", 300),
+        ("mc_q", "squared", 300),
+        ("mc_q", "cross_entropy", 900),
+    ],
+)
+def test_training_drives_the_policy_to_the_optimum(name: str, loss: str, num_steps: int, weights: Weights) -> None:
+    before, after = train(make_problem(0), name, loss, weights, num_steps)
     assert before > 0.05
     assert after < 1e-3

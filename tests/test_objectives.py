@@ -216,7 +216,7 @@ def test_the_configured_objective_uses_every_setting() -> None:
 
 
 def test_an_unknown_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match="cross_entropy and squared"):
+    with pytest.raises(ValueError, match="cross_entropy or squared"):
         call(batch(0), "absolute")
 
 

@@ -186,6 +186,14 @@ def test_an_untied_head_is_trained_and_published_too(tmp_path: Path, ranks: Rank
     np.testing.assert_array_equal(after["lm_head.weight"], run.policy()["lm_head.weight"].numpy())
 
 
+@pytest.mark.parametrize("name", ["reverse_q", "advantage", "mc_q"])
+def test_every_objective_trains(name: str, tmp_path: Path, model: Path, ranks: Ranks) -> None:
+    run = run_one_rank(tmp_path / "run", model, ranks, f"objective.name={name}", "trainer.total_steps=2")
+    assert run.told.metrics[1]["loss/log_ratio"] == 0.0
+    assert run.told.metrics[2]["loss/log_ratio"] != 0.0
+    assert all(np.isfinite(value) for value in run.told.metrics[2].values())
+
+
 def test_a_stop_ends_training_with_its_reason(tmp_path: Path, model: Path, ranks: Ranks) -> None:
     config = make_run(tmp_path / "run", model)
     with (

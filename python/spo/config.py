@@ -12,12 +12,13 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from spo.errors import ConfigError
+from spo.objective_rules import LossName, ObjectiveName, WarpName, check_objective
 
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -43,17 +44,42 @@ class ModelConfig(Section, frozen=True):
     """How many tokens' logits exist at once, in float32."""
 
 
+class ObjectiveTerm(Section, frozen=True):
+    """One objective in a sum; the fields are those of `ObjectiveConfig`."""
+
+    name: ObjectiveName
+    """The objective."""
+    loss: LossName = "cross_entropy"
+    """How a prediction is compared with its target."""
+    warp: WarpName = "default"
+    """Injective map that both go through first."""
+    weight: PositiveFloat = 1.0
+    """Its weight."""
+    sources: tuple[str, ...] = ()
+    """Whose trajectories it is of; empty: all."""
+
+
 class ObjectiveConfig(Section, frozen=True):
     """What is minimised (Sec. 3.1)."""
 
-    name: Literal["terminal_q"] = "terminal_q"
-    """The objective."""
-    loss: Literal["cross_entropy", "squared"] = "cross_entropy"
+    name: ObjectiveName = "terminal_q"
+    """The objective; `docs/objectives.md` has them all."""
+    loss: LossName = "cross_entropy"
     """How a prediction is compared with its target."""
+    warp: WarpName = "default"
+    """Injective map that both go through first. `default`: the sigmoid for `advantage` by cross-entropy, else none."""
+    weight: PositiveFloat = 1.0
+    """Its weight in the sum with `terms`."""
+    sources: tuple[str, ...] = ()
+    """Sources of the trajectories that it is of, such as `["online"]`; empty: all."""
+    terms: tuple[ObjectiveTerm, ...] = ()
+    """Further objectives, added to this one: `terms=[{name="reverse_q", loss="squared", sources=["offline"]}]`."""
     beta: PositiveFloat = 1 / math.log(100_000)
     """The temperature β of the soft objective (Eq. 1)."""
     clip_epsilon: Annotated[float, Meta(gt=0, lt=1)] = 0.3
     """Predicted log-probabilities are clipped at minus this; a failure's gradient is at most about its inverse."""
+    mc_weight: PositiveFloat = 1.0
+    """Weight of `mc_q`'s Monte-Carlo terms beside its terminal one."""
 
 
 class OptimizerConfig(Section, frozen=True):
@@ -362,14 +388,27 @@ def _checked(data: dict[str, Any], origin: str) -> Config:
     return config
 
 
-def _suggestion(what: str, section: str) -> str:
-    if "unknown field" not in what:
-        return ""
-    struct: Any = type(getattr(Config(), section)) if section else Config
-    return f"; the fields are {', '.join(struct.__struct_fields__)}"
+def _suggestion(what: str, field: str) -> str:
+    """What would have been right, for what msgspec found wrong at `field`."""
+    if "unknown field" in what:
+        return f"; the fields are {', '.join(_type_at(field).__struct_fields__)}"
+    if "Invalid enum value" in what:
+        return f"; choose from {', '.join(map(str, get_args(_type_at(field))))}"
+    return ""
+
+
+def _type_at(field: str) -> Any:
+    """The type of the setting called `section.field` or `section.field[index].field`."""
+    found: Any = Config
+    for name in field.split(".") if field else ():
+        found = get_type_hints(found)[name.partition("[")[0]]
+        if "[" in name:
+            found = get_args(found)[0]
+    return found
 
 
 def _check_together(config: Config) -> None:
+    check_objective(config)
     sampling = config.sampling
     if sampling.temperature_min > sampling.temperature_max:
         raise ConfigError(
@@ -400,4 +439,6 @@ def _toml_value(value: Any) -> str:
         return msgspec.json.encode(value).decode()
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + "}"
     return repr(value)

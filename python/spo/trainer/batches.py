@@ -34,6 +34,8 @@ class MicroBatch:
     """True at response tokens; its N true elements are in the order of `response_index_N`."""
     reward_B: Tensor
     initial_value_B: Tensor
+    sources: tuple[str, ...]
+    """Of each trajectory."""
     num_tokens: int
     """Prompts' and responses', without padding."""
 
@@ -76,6 +78,7 @@ def micro_batches(batch: Batch, rows_per_forward: int, device: torch.device) -> 
             mask_BL=tensor(mask_BL, torch.bool),
             reward_B=tensor(reward_B[trajectory_B], torch.float32),
             initial_value_B=tensor(initial_value_B[trajectory_B], torch.float32),
+            sources=tuple(batch.sources[trajectory] for trajectory in trajectory_B),
             num_tokens=int((segment_ids_RT[rows] >= 0).sum()),
         )
 

@@ -89,9 +89,9 @@ class Learner:
             micro.mask_BL,
             micro.reward_B,
             micro.initial_value_B,
+            sources=micro.sources,
         )
-        # Rows without a trajectory go through backward too, so that the ranks' collectives match; the mean over no
-        # trajectory is NaN, but no gradient flows from it.
+        # Rows without a trajectory go through backward too, so that the ranks' collectives match.
         share = len(micro.reward_B) / num_trajectories
         (loss * share).backward()  # type: ignore[no-untyped-call]
         return metrics

@@ -1,0 +1,69 @@
+"""Which objectives there are, which losses and warps each takes, and what each needs of a run. No torch.
+
+The one table that settings are checked against before a run starts (`check_objective`) and that the objectives
+themselves, in `spo.trainer.objectives`, are looked up in. What they compute is not known here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from spo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from spo.config import Config, ObjectiveConfig, ObjectiveTerm
+
+ObjectiveName = Literal["terminal_q", "reverse_q", "advantage", "mc_q"]
+LossName = Literal["cross_entropy", "squared"]
+WarpName = Literal["default", "none", "sigmoid", "tanh", "arctan", "asinh"]
+
+WARPS: tuple[str, ...] = ("none", "sigmoid", "tanh", "arctan", "asinh")
+
+
+_LOGARITHMS = {"cross_entropy": ("none", "sigmoid"), "squared": WARPS}
+WARPS_OF: dict[str, dict[str, tuple[str, ...]]] = {
+    "terminal_q": _LOGARITHMS,
+    "reverse_q": _LOGARITHMS,
+    "advantage": {"cross_entropy": ("sigmoid",), "squared": WARPS},
+    "mc_q": _LOGARITHMS,
+}
+"""The warps that each objective takes under each loss, the default first.
+
+The cross-entropy wants probabilities: values that are their logarithms, or the sigmoid of any. A sum of advantages is
+no such logarithm.
+"""
+
+
+def resolve_warp(name: str, loss: str, warp: str) -> str:
+    """The warp that an objective is computed with, where `default` is the first that goes with the loss.
+
+    Raises:
+        ValueError: The objective does not exist, or does not take this loss or warp; says what it takes.
+    """
+    if name not in WARPS_OF:
+        raise ValueError(f"name {name!r}: the objectives are {', '.join(WARPS_OF)}")
+    if loss not in WARPS_OF[name]:
+        raise ValueError(f"loss {loss!r}: {name} takes {' or '.join(WARPS_OF[name])}")
+    allowed = WARPS_OF[name][loss]
+    if warp != "default" and warp not in allowed:
+        raise ValueError(f"warp {warp!r}: {name} with loss {loss} takes {' or '.join(allowed)}")
+    return allowed[0] if warp == "default" else warp
+
+
+def check_objective(config: Config) -> None:
+    """Checks that the objective and each of its terms takes the loss and warp that it is given.
+
+    Raises:
+        ConfigError: They do not; names the field and the fix.
+    """
+    for field, term in objective_terms(config.objective):
+        try:
+            resolve_warp(term.name, term.loss, term.warp)
+        except ValueError as error:
+            raise ConfigError(f"{field}: {error}") from None
+
+
+def objective_terms(config: ObjectiveConfig) -> list[tuple[str, ObjectiveConfig | ObjectiveTerm]]:
+    """The terms of the sum, each with the name of its setting: the objective itself, then those added to it."""
+    added = [(f"objective.terms[{index}]", term) for index, term in enumerate(config.terms)]
+    return [("objective", config), *added]

@@ -1,0 +1,140 @@
+"""The configured objective: a weighted sum of objectives, each of all trajectories or of those of some sources.
+
+The mean is over all trajectories of the batch: a term that concerns some of them counts the others as 0, so that
+micro-batches add up whatever is in them (Sec. 3.1: objectives may differ by source; by Thm 2.1 the regressions share
+one optimum).
+
+Shapes: B trajectories, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spo.config import ObjectiveConfig
+from spo.objective_rules import objective_terms
+from spo.trainer.objectives.common import Metrics, advantages, by_outcome, value_metrics
+from spo.trainer.objectives.regression import advantage, mc_q, reverse_q, terminal_q
+
+OBJECTIVES: dict[str, Callable[..., tuple[Tensor, Metrics]]] = {
+    "terminal_q": terminal_q,
+    "reverse_q": reverse_q,
+    "advantage": advantage,
+    "mc_q": mc_q,
+}
+"""All objectives, under the names that `objective.name` takes."""
+
+_EXTRAS: dict[str, tuple[str, ...]] = {"mc_q": ("mc_successes_BT", "mc_rollouts_BT")}
+"""What an objective takes beyond the five tensors that all take."""
+_LOSS_METRICS = ("loss/objective", "loss/objective_success", "loss/objective_failure")
+
+
+@dataclass(frozen=True)
+class _Term:
+    """One summand."""
+
+    compute: Callable[..., tuple[Tensor, Metrics]]
+    options: dict[str, Any]
+    extras: tuple[str, ...]
+    weight: float
+    sources: tuple[str, ...]
+    """Whose trajectories it is of; none: all."""
+
+
+class Objective:
+    """The configured objective, as a function of a micro-batch; see the module's head."""
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        self._beta = config.beta
+        self._clip_epsilon = config.clip_epsilon
+        self._terms = [
+            _Term(
+                OBJECTIVES[term.name],
+                _options(config, term.name, term.loss, term.warp),
+                _EXTRAS.get(term.name, ()),
+                term.weight,
+                term.sources,
+            )
+            for _, term in objective_terms(config)
+        ]
+
+    def __call__(
+        self,
+        policy_logprobs_BT: Tensor,
+        reference_logprobs_BT: Tensor,
+        mask_BT: Tensor,
+        reward_B: Tensor,
+        initial_value_B: Tensor,
+        *,
+        sources: Sequence[str] = (),
+        **extras: Tensor | None,
+    ) -> tuple[Tensor, Metrics]:
+        """The mean loss over the trajectories, and its metrics: the same names whatever is in the batch.
+
+        Args:
+            policy_logprobs_BT: ln πθ of each token given those before it; carries the gradient.
+            reference_logprobs_BT: ln π0 of the same tokens.
+            mask_BT: True at response tokens.
+            reward_B: 0 or −1.
+            initial_value_B: Q̂_0 of each trajectory's problem.
+            sources: Of each trajectory; may be left out where no term asks for one.
+            extras: What some objectives take besides, by name; those that no term takes are ignored.
+        """
+        shared = (policy_logprobs_BT, reference_logprobs_BT, mask_BT, reward_B, initial_value_B)
+        # Also where no term concerns any trajectory, the loss leads back to the policy: ranks go backward together.
+        loss = torch.where(mask_BT, policy_logprobs_BT, 0.0).sum() * 0.0
+        metrics: Metrics = {}
+        for term in self._terms:
+            rows = _rows_of(term.sources, sources, reward_B)
+            given = {name: _select(extras.get(name), rows) for name in term.extras}
+            mean, found = term.compute(*(value[rows] for value in shared), **given, **term.options)
+            if len(rows):
+                loss = loss + term.weight * len(rows) / len(reward_B) * mean
+            for name, sum_and_count in found.items():
+                weighted = sum_and_count * term.weight if name in _LOSS_METRICS else sum_and_count
+                metrics[name] = metrics[name] + weighted if name in metrics else weighted
+        return loss, metrics | self._whole(metrics, shared)
+
+    def _whole(self, metrics: Metrics, shared: tuple[Tensor, ...]) -> Metrics:
+        """The metrics that are of all trajectories, however many terms each had a part in."""
+        policy_BT, reference_BT, mask_BT, reward_B, initial_value_B = shared
+        success_B, every_B = by_outcome(reward_B)
+        with torch.no_grad():
+            gain_B = advantages(policy_BT, reference_BT, mask_BT, beta=self._beta).sum(dim=1)
+            whole = value_metrics(
+                initial_value_B + gain_B, reward_B, initial_value_B, beta=self._beta, clip_epsilon=self._clip_epsilon
+            )
+            for name, selected_B in zip(_LOSS_METRICS, (every_B, success_B, ~success_B), strict=True):
+                whole[name] = torch.stack([metrics[name][0], selected_B.sum().to(gain_B.dtype)])
+        return whole
+
+
+def make_objective(config: ObjectiveConfig) -> Objective:
+    """The configured objective."""
+    return Objective(config)
+
+
+def _options(config: ObjectiveConfig, name: str, loss: str, warp: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"beta": config.beta, "loss": loss, "warp": warp, "clip_epsilon": config.clip_epsilon}
+    if name == "mc_q":
+        options["mc_weight"] = config.mc_weight
+    return options
+
+
+def _rows_of(wanted: tuple[str, ...], sources: Sequence[str], reward_B: Tensor) -> Tensor:
+    """Indices of the trajectories whose source is wanted: int64 [rows]."""
+    if not wanted:
+        return torch.arange(len(reward_B), device=reward_B.device)
+    if len(sources) != len(reward_B):
+        raise ValueError(f"a term asks for sources {wanted}, but {len(sources)} of {len(reward_B)} are given")
+    rows = [row for row, source in enumerate(sources) if source in wanted]
+    return torch.tensor(rows, dtype=torch.int64, device=reward_B.device)
+
+
+def _select(value: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if value is None else value[rows]

@@ -1,0 +1,157 @@
+"""The configured objective: sums of weighted terms, each of some sources' trajectories; what settings are refused."""
+
+import math
+
+import objective_oracle as oracle
+import pytest
+import torch
+from torch import Tensor
+
+from spo.config import Config, ObjectiveConfig, ObjectiveTerm, load_config, parse_config, to_toml
+from spo.errors import ConfigError
+from spo.trainer.objectives import OBJECTIVES, Metrics, make_objective
+
+SOURCES = ("online", "offline", "annotated", "online", "offline")
+
+
+def tensors(seed: int) -> tuple[list[Tensor], dict[str, Tensor]]:
+    case = {key: torch.from_numpy(value) for key, value in oracle.random_case(seed).items()}
+    case["policy"].requires_grad_()
+    extras = {f"{key}_BT": case[key] for key in ("mc_successes", "mc_rollouts")}
+    return [case[key] for key in ("policy", "reference", "mask", "reward", "value")], extras
+
+
+def expected(name: str, loss: str, rows: list[int], seed: int, **options: float) -> float:
+    """The sum of a term over some trajectories, computed independently."""
+    case = {key: value[rows] for key, value in oracle.random_case(seed).items()}
+    warp = "sigmoid" if name == "advantage" and loss == "cross_entropy" else "none"
+    return oracle.objective(case, name, loss, warp, **options)[0] * len(rows)
+
+
+def test_an_objective_per_source_and_a_weighted_sum_are_the_sums_of_their_parts() -> None:
+    config = ObjectiveConfig(
+        sources=("online",),
+        weight=2.0,
+        mc_weight=0.5,
+        terms=(
+            ObjectiveTerm("reverse_q", loss="squared", sources=("offline",)),
+            ObjectiveTerm("mc_q", sources=("annotated",), weight=3.0),
+            ObjectiveTerm("advantage", weight=0.25),
+        ),
+    )
+    data, extras = tensors(0)
+    mean, _ = make_objective(config)(*data, sources=SOURCES, **extras)
+    total = 2.0 * expected("terminal_q", "cross_entropy", [0, 3], 0)
+    total += expected("reverse_q", "squared", [1, 4], 0)
+    total += 3.0 * expected("mc_q", "cross_entropy", [2], 0, mc_weight=0.5)
+    total += 0.25 * expected("advantage", "cross_entropy", [0, 1, 2, 3, 4], 0)
+    assert mean.item() == pytest.approx(total / 5, rel=1e-12)
+
+
+def test_micro_batches_add_up_to_the_whole_in_gradient_and_metrics() -> None:
+    objective = make_objective(
+        ObjectiveConfig(sources=("online",), terms=(ObjectiveTerm("mc_q", loss="squared", sources=("annotated",)),))
+    )
+
+    def run(rows: slice) -> tuple[Tensor, Metrics]:
+        data, extras = tensors(1)
+        chosen = [value[rows] for value in data]
+        mean, metrics = objective(*chosen, sources=SOURCES[rows], **{key: value[rows] for key, value in extras.items()})
+        (mean * len(chosen[3]) / 5).backward()
+        assert data[0].grad is not None
+        return data[0].grad, metrics
+
+    whole, whole_metrics = run(slice(0, 5))
+    # The first part has no annotated trajectory, the third none at all.
+    parts = [run(rows) for rows in (slice(0, 2), slice(2, 5), slice(5, 5))]
+    torch.testing.assert_close(sum(gradient for gradient, _ in parts), whole, rtol=1e-12, atol=1e-14)
+    for _, metrics in parts:
+        assert list(metrics) == list(whole_metrics)
+    for name, sum_and_count in whole_metrics.items():
+        torch.testing.assert_close(sum(metrics[name] for _, metrics in parts), sum_and_count, rtol=1e-12, atol=1e-14)
+
+
+def test_a_batch_without_trajectories_still_leads_back_to_the_policy_with_gradient_zero() -> None:
+    policy = torch.zeros(0, 3, dtype=torch.float64, requires_grad=True)
+    nothing = torch.zeros(0, dtype=torch.float64)
+    mean, _ = make_objective(ObjectiveConfig())(policy, torch.zeros(0, 3), torch.zeros(0, 3).bool(), nothing, nothing)
+    mean.backward()
+    assert mean.item() == 0.0
+
+
+def test_trajectories_that_no_term_concerns_count_as_zero() -> None:
+    data, _ = tensors(2)
+    mean, metrics = make_objective(ObjectiveConfig(sources=("elsewhere",)))(*data, sources=SOURCES)
+    mean.backward()
+    assert mean.item() == 0.0
+    assert (data[0].grad == 0).all()
+    assert metrics["loss/objective"].tolist() == [0.0, 5.0]
+    assert metrics["loss/q_terminal"][0] != 0.0
+
+
+def test_metrics_are_those_of_the_weighted_sum_over_all_trajectories() -> None:
+    data, _ = tensors(3)
+    config = ObjectiveConfig(weight=2.0, terms=(ObjectiveTerm("reverse_q", loss="squared", sources=("offline",)),))
+    mean, metrics = make_objective(config)(*data, sources=SOURCES)
+    means = {name: (total / count).item() for name, (total, count) in metrics.items()}
+    assert means["loss/objective"] == pytest.approx(mean.item(), rel=1e-12)
+    _, alone = OBJECTIVES["terminal_q"](*data, beta=config.beta)
+    assert means["loss/q_terminal"] == pytest.approx((alone["loss/q_terminal"][0] / 5).item(), rel=1e-12)
+    assert metrics["loss/objective_success"][1] + metrics["loss/objective_failure"][1] == 5
+
+
+def test_a_term_for_a_source_needs_the_sources() -> None:
+    with pytest.raises(ValueError, match=r"sources \('online',\), but 0 of 5 are given"):
+        make_objective(ObjectiveConfig(sources=("online",)))(*tensors(4)[0])
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_objective_can_be_configured_by_its_name_alone(name: str) -> None:
+    config = load_config("tiny", [f"objective.name={name}"])
+    data, extras = tensors(5)
+    mean, _ = make_objective(config.objective)(*data, sources=SOURCES, **extras)
+    expected_mean = expected(name, "cross_entropy", [0, 1, 2, 3, 4], 5) / 5
+    assert mean.item() == pytest.approx(expected_mean, rel=1e-12)
+
+
+def test_terms_are_read_from_overrides_and_survive_being_written_out() -> None:
+    term = 'objective.terms=[{name="reverse_q", loss="squared", weight=0.5, sources=["offline"]}, {name="advantage"}]'
+    config = load_config("tiny", ["objective.sources=['online']", term])
+    assert config.objective.terms == (
+        ObjectiveTerm("reverse_q", loss="squared", weight=0.5, sources=("offline",)),
+        ObjectiveTerm("advantage"),
+    )
+    assert parse_config(to_toml(config), "config.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["objective.name=best"], r"objective.name: Invalid enum value 'best'; choose from terminal_q, reverse_q"),
+        (
+            ["objective.loss=absolute"],
+            r"objective.loss: Invalid enum value 'absolute'; choose from cross_entropy, squared",
+        ),
+        (
+            ["objective.name=advantage", "objective.warp=none"],
+            r"^objective: warp 'none': advantage with loss cross_entr",
+        ),
+        (["objective.warp=tanh"], r"^objective: warp 'tanh': terminal_q with loss cross_entropy takes none or sigmoid"),
+        (
+            ['objective.terms=[{name="reverse_q", warp="asinh"}]'],
+            r"^objective\.terms\[0\]: warp 'asinh': reverse_q with",
+        ),
+        (['objective.terms=[{name="reverse_q", weight=0.0}]'], r"weight"),
+        (['objective.terms=[{loss="squared"}]'], r"missing required field `name`"),
+        (['objective.terms=[{name="mc_q", gain=1}]'], r"terms\[0\]: .*unknown field `gain`; the fields are name, loss"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_with_the_field(overrides: list[str], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load_config("tiny", overrides)
+
+
+def test_the_default_objective_is_the_papers() -> None:
+    objective = Config().objective
+    assert (objective.name, objective.loss, objective.weight, objective.terms) == ("terminal_q", "cross_entropy", 1, ())
+    assert objective.beta == pytest.approx(1 / math.log(100_000))
