@@ -9,7 +9,7 @@ tokens, 400 of them the prompt's. Prints a table, then one line of JSON.
 - step: forward of policy and frozen reference, backward, AdamW; float32 masters, bfloat16 compute, FSDP2 on one rank.
 - MFU counts 6 floating-point operations a parameter and token for the policy, 2 for the reference, and attention within
   each trajectory; not recomputation. The peak is measured here: the best of a large bfloat16 matrix product.
-- publish: device → host copy of the bfloat16 cast and the publisher's own copy: what the trainer waits for.
+- publish: what the trainer waits for (a bfloat16 copy on the device), and when the version can be fetched.
 - patch: encoding the change of one step (scan included) and applying it, on one CPU core.
 """
 
@@ -32,7 +32,7 @@ from spo.config import Config, load_config
 from spo.trainer.learner import Learner
 from spo.trainer.parallel import Ranks, start_ranks, stop_ranks
 from spo.trainer.policy import Policy, load_policy
-from spo.trainer.publish import weight_shards
+from spo.trainer.publish import VersionPublisher, weight_shards
 from spo.types import Batch
 from spo.weights import WeightPublisher, WeightSubscriber, apply_patch, chunk_hashes, encode_patch
 
@@ -148,7 +148,7 @@ def measure(
         "gradient_norm": metrics["loss/gradient_norm"],
     }
     after = patterns(policy, ranks)
-    results |= publishing(policy, ranks, step_s) | patching(before, after)
+    results |= patching(before, after) | publishing(policy, ranks, learner, arguments)
     return results
 
 
@@ -157,24 +157,30 @@ def patterns(policy: Policy, ranks: Ranks) -> list[np.ndarray]:
     return [shard.data.copy() for shard in weight_shards(policy.model, "bfloat16", ranks)]
 
 
-def publishing(policy: Policy, ranks: Ranks, step_s: float) -> dict[str, float]:
-    """What the trainer waits for when it publishes, and how long a worker's fetch takes."""
-    with WeightPublisher(token=b"t") as publisher:
-        copies, publishes = [], []
-        for version in (1, 2, 3, 4):
+def publishing(policy: Policy, ranks: Ranks, learner: Learner, arguments: argparse.Namespace) -> dict[str, float]:
+    """Steps after each publication: what the trainer waits for, until when the version is served, and a fetch."""
+    served: dict[int, float] = {}
+    stalls, delays, seconds = [], [], []
+    with (
+        WeightPublisher(token=b"t") as publisher,
+        VersionPublisher(publisher, policy.model, "bfloat16", ranks) as versions,
+    ):
+        for version in range(1, 7):
             torch.cuda.synchronize()
             started = time.monotonic()
-            shards = weight_shards(policy.model, "bfloat16", ranks)
-            copied = time.monotonic()
-            publisher.publish(version, shards)
-            copies.append(copied - started)
-            publishes.append(time.monotonic() - copied)
-        fetch_s = seconds_of(lambda: WeightSubscriber([publisher.address], token=b"t").fetch(4))
-    stall = median(copies) + median(publishes)
+            versions.publish(version, lambda version: served.update({version: time.monotonic()}))
+            torch.cuda.synchronize()
+            stalls.append(time.monotonic() - started)
+            learner.step(make_batch(version, arguments.rows, arguments.row_tokens)[0])
+            torch.cuda.synchronize()
+            seconds.append(time.monotonic() - started)
+            versions.wait()
+            delays.append(served[version] - started)
+        fetch_s = seconds_of(lambda: WeightSubscriber([publisher.address], token=b"t").fetch(6))
     return {
-        "copy_to_host_s": median(copies),
-        "publish_s": median(publishes),
-        "stall_over_step": stall / step_s,
+        "publish_stall_s": median(stalls[1:]),
+        "publish_to_served_s": median(delays[1:]),
+        "publish_and_step_s": median(seconds[1:]),
         "fetch_s": fetch_s,
     }
 

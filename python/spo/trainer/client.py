@@ -6,6 +6,7 @@ connection or a `Stop` raise. What is done with a batch is not known here.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -23,6 +24,7 @@ from spo.types import (
     SaveRequest,
     StepDone,
     Stop,
+    ToOrchestrator,
     ToTrainer,
     TrainerHello,
     TrainingDone,
@@ -48,16 +50,17 @@ class OrchestratorClient:
         address = (run_dir / ADDRESS_FILE).read_text(encoding="ascii").strip()
         self._connection: Connection[ToTrainer] = Connection(address, read_token(run_dir), ToTrainer)
         self._silence_timeout_s = silence_timeout_s
+        self._sending = threading.Lock()
 
     def hello(self, rank: int, world_size: int, publisher: str, step: int, replay_state: bytes) -> None:
         """Introduces this rank, `step` steps into the run; version `step` is published at `publisher`."""
-        self._connection.send(
+        self._send(
             TrainerHello(rank=rank, world_size=world_size, publisher=publisher, step=step, replay_state=replay_state)
         )
 
     def next_batch(self, step: int) -> Batch:
         """This rank's rows of the batch of `step`; waits until the orchestrator has it."""
-        self._connection.send(BatchRequest(step=step))
+        self._send(BatchRequest(step=step))
         batch = self._answer(Batch)
         if batch.step != step:
             raise ConnectionLost(f"asked the orchestrator for the batch of step {step}, got that of {batch.step}")
@@ -65,25 +68,29 @@ class OrchestratorClient:
 
     def step_done(self, step: int, metrics: dict[str, float]) -> None:
         """Reports a finished step; rank 0 only."""
-        self._connection.send(StepDone(step=step, metrics=metrics))
+        self._send(StepDone(step=step, metrics=metrics))
 
     def version_published(self, version: int) -> None:
-        """Reports that this rank's shard of `version` can be fetched."""
-        self._connection.send(VersionPublished(version=version))
+        """Reports that this rank's shard of `version` can be fetched; on any thread."""
+        self._send(VersionPublished(version=version))
 
     def saved_state(self, step: int) -> bytes:
         """What the orchestrator needs to continue from `step`; rank 0 only."""
-        self._connection.send(SaveRequest(step=step))
+        self._send(SaveRequest(step=step))
         return self._answer(SavedState).state
 
     def checkpoint_saved(self, step: int) -> None:
         """Reports that the checkpoint of `step` is whole and on disk; rank 0 only."""
-        self._connection.send(CheckpointSaved(step=step))
+        self._send(CheckpointSaved(step=step))
 
     def training_done(self, step: int) -> None:
         """Reports the last step, and waits until the run is over; the publisher must be served until then."""
-        self._connection.send(TrainingDone(step=step))
+        self._send(TrainingDone(step=step))
         self._answer(RunFinished)
+
+    def _send(self, message: ToOrchestrator) -> None:
+        with self._sending:
+            self._connection.send(message)
 
     def _answer(self, kind: type[Answer]) -> Answer:
         """The next message that is not `Pending`, which must be of this kind."""

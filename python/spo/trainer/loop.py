@@ -17,7 +17,7 @@ from spo.trainer.export import save_policy
 from spo.trainer.learner import Learner
 from spo.trainer.parallel import Ranks
 from spo.trainer.policy import load_policy
-from spo.trainer.publish import weight_shards
+from spo.trainer.publish import VersionPublisher
 from spo.weights import WeightPublisher
 from spo.wire import read_token
 
@@ -44,8 +44,13 @@ def train(config: Config, run_dir: Path, ranks: Ranks) -> None:
         first = saved[-1]
         state = checkpoints.load(first, policy, learner.optimizer)
 
-    with _publisher(config, run_dir, ranks) as publisher, OrchestratorClient(run_dir) as orchestrator:
-        publisher.publish(first, weight_shards(policy.model, config.weights.dtype, ranks))
+    with (
+        _publisher(config, run_dir, ranks) as publisher,
+        OrchestratorClient(run_dir) as orchestrator,
+        VersionPublisher(publisher, policy.model, config.weights.dtype, ranks) as versions,
+    ):
+        versions.publish(first, lambda _: None)
+        versions.wait()
         orchestrator.hello(ranks.rank, ranks.world_size, publisher.address, first, state if ranks.is_first else b"")
         last = config.trainer.total_steps
         timings: dict[str, float] = {}
@@ -58,11 +63,11 @@ def train(config: Config, run_dir: Path, ranks: Ranks) -> None:
             timings.clear()
             if step % config.weights.model_update_interval == 0 or step == last:
                 with _Timed(timings, "time/publish_s"):
-                    publisher.publish(step, weight_shards(policy.model, config.weights.dtype, ranks))
-                orchestrator.version_published(step)
+                    versions.publish(step, orchestrator.version_published)
             if step % config.trainer.checkpoint_interval == 0 or step == last:
                 with _Timed(timings, "time/checkpoint_s"):
                     _checkpoint(step, checkpoints, learner, orchestrator, ranks)
+        versions.wait()
         save_policy(policy.model, path, run_dir / POLICY_DIR, ranks)
         orchestrator.training_done(max(first, last))
 
