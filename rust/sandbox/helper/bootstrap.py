@@ -4,11 +4,11 @@ The judged program is executed from here, and not from deeper down, so that its 
 they are under `python3 solution.py`.
 """
 
-import socket
+import _socket
 import sys
 import types
 
-_control = socket.socket(fileno=0)
+_control = _socket.socket(fileno=0)
 _parts = _control.recv(1 << 17).decode().split("\0")
 _control.detach()
 for _name, _text in zip(_parts[::2], _parts[1::2], strict=True):

@@ -26,6 +26,8 @@ _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+# Called with the interpreter locked, as `os.fork` does.
+_fork = ctypes.PyDLL(None).fork
 
 
 def _checked(result: int, what: str) -> int:
@@ -33,6 +35,17 @@ def _checked(result: int, what: str) -> int:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
     return result
+
+
+def fork() -> int:
+    """As `os.fork` of a process with one thread, without the handlers that modules have registered.
+
+    Those touch hundreds of pages, each of which is then copied; what they do is only needed by threads and `random`.
+    """
+    process: int = _fork()
+    if process < 0:
+        raise OSError("fork was refused")
+    return process
 
 
 def _prctl(option: int, argument: object, what: str) -> None:

@@ -12,6 +12,7 @@ import io
 import json
 import linecache
 import os
+import random
 import signal
 import site
 import sys
@@ -34,6 +35,7 @@ from itertools import *
 from math import ceil, comb, factorial, floor, gcd, inf, isqrt, lcm, log2, sqrt
 from typing import *
 """
+_streams: list[io.TextIOWrapper] = []
 _exit = os._exit  # The program may replace what the module `os` holds.
 
 
@@ -45,6 +47,21 @@ def prepare_interpreter() -> None:
     sys.argv = ["solution.py"]
     sys.path.insert(0, "/")
     sys.orig_argv = ["python3", "solution.py"]
+    _make_streams()
+
+
+def _make_streams() -> None:
+    """The program's streams, for what will be its descriptors 0, 1 and 2: a file, and two pipes."""
+    kept = [os.dup(descriptor) for descriptor in range(3)]
+    places = [os.memfd_create("stdin"), *os.pipe()[::-1]]
+    os.dup2(places[0], 0)
+    os.dup2(places[1], 1)
+    os.dup2(places[1], 2)
+    _streams.extend((_stream(0, "<stdin>", "r"), _stream(1, "<stdout>", "w"), _stream(2, "<stderr>", "w")))
+    for place, descriptor in enumerate(kept):
+        os.dup2(descriptor, place)
+    for descriptor in kept + places:
+        os.close(descriptor)
 
 
 class Program:
@@ -66,6 +83,7 @@ class Program:
         if function:
             exec(_PRELUDE, self.namespace)
         self._runs_finalizers = b"__del__" in source
+        self._runs_random = b"random" in source
 
     def enter(self) -> None:
         """Makes this process's interpreter that of the program; descriptors 0, 1 and 2 are the program's."""
@@ -73,10 +91,9 @@ class Program:
         if self._function:
             self._result = os.dup(1)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stdin = sys.__stdin__ = _stream(0, "<stdin>", "r")
-        sys.stdout = sys.__stdout__ = _stream(1, "<stdout>", "w")
-        sys.stderr = sys.__stderr__ = _stream(2, "<stderr>", "w")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = _streams
+        if self._runs_random:
+            random.seed()
 
     def call(self) -> None:
         """In call mode, calls the function (of the module or of its class `Solution`) and writes the value as JSON."""
@@ -134,11 +151,8 @@ def _checked(value: object) -> object:
     raise TypeError(f"the function returned a {kind.__name__}, which no expected value is")
 
 
-def _stream(descriptor: int, name: str, mode: str) -> io.TextIOWrapper | None:
-    try:
-        raw = io.FileIO(descriptor, mode, closefd=False)
-    except OSError:
-        return None
+def _stream(descriptor: int, name: str, mode: str) -> io.TextIOWrapper:
+    raw = io.FileIO(descriptor, mode, closefd=False)
     raw.name = name
     buffer = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
     errors = "backslashreplace" if descriptor == 2 else "surrogateescape"

@@ -5,13 +5,13 @@ stay in the loops below and leave through `os._exit`. Messages are described in 
 other end; this end judges nothing.
 """
 
+import _socket
 import gc
 import importlib
 import os
 import resource
 import select
 import signal
-import socket
 import struct
 import sys
 import time
@@ -22,6 +22,8 @@ from program import Program, prepare_interpreter
 
 _CONTROL = 0  # The descriptor of the control socket, as the launcher finds it.
 _MAX_MESSAGE = 1 << 16
+_MAX_REQUEST = 1 << 12
+_DESCRIPTORS_SPACE = _socket.CMSG_SPACE(3 * struct.calcsize("i"))
 _START, _KILL, _RUN = b"P", b"K", b"R"
 _COMPILED, _NOT_COMPILED, _RAN = b"C", b"N", b"D"
 _BY_PROGRAM, _BY_CPU_TIME, _BY_WALL_TIME, _BY_REQUEST = range(4)
@@ -34,19 +36,18 @@ _MIN_POLL_S = 0.001
 _COMPILE_CPU_S = 5
 _PARSER_ERROR_BYTES = 4096
 
-# Imported once, so that no test pays for them.
+# Imported once, so that no test pays for them; each costs every fork some pages, so rare ones are not here.
 _WARM_MODULES = (
-    "abc array base64 binascii bisect calendar cmath codecs collections collections.abc contextlib copy copyreg "
-    "csv dataclasses datetime decimal encodings.ascii encodings.latin_1 enum fractions functools graphlib hashlib "
-    "heapq io itertools json keyword linecache locale math numbers operator pprint queue random re reprlib stat "
-    "statistics string struct textwrap threading time token tokenize traceback types typing unicodedata warnings "
-    "weakref zlib "
+    "abc array bisect cmath codecs collections collections.abc contextlib copy copyreg dataclasses datetime decimal "
+    "encodings.ascii encodings.latin_1 enum fractions functools heapq io itertools json keyword linecache math numbers "
+    "operator queue random re reprlib stat statistics string struct textwrap threading time token tokenize traceback "
+    "types typing warnings weakref "
 )
 
 
 def main() -> Program:
     """Starts the worker. Returns only in a child that is to run the program it is given."""
-    control = socket.socket(fileno=_CONTROL)
+    control = _socket.socket(fileno=_CONTROL)
     try:
         config = _read_config(control)
         memory_base = _become_zygote(config, control)
@@ -66,17 +67,17 @@ def main() -> Program:
     return program
 
 
-def _read_config(control: socket.socket) -> dict[str, str]:
+def _read_config(control: _socket.socket) -> dict[str, str]:
     lines = control.recv(_MAX_MESSAGE).decode().splitlines()
     return dict(line.split("=", 1) for line in lines)
 
 
-def _become_zygote(config: dict[str, str], control: socket.socket) -> int:
+def _become_zygote(config: dict[str, str], control: _socket.socket) -> int:
     """Returns in the process that is jailed and warm, with the bytes that it maps."""
     tier = config["tier"]
     kernel.die_with_parent(int(config["parent_pid"]))
     if jail.leave_host(tier):
-        zygote = os.fork()
+        zygote = kernel.fork()
         if zygote:
             _stand_by(zygote, control)
     else:
@@ -90,7 +91,6 @@ def _become_zygote(config: dict[str, str], control: socket.socket) -> int:
     memory_base = _mapped_bytes()
     jail.lock_in(tier, int(config["uid"]), kernel.SystemCallFilter(bytes.fromhex(config["base_filter"])))
     kernel.die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Templates are reaped by the kernel.
     gc.collect()
     gc.freeze()
@@ -98,7 +98,7 @@ def _become_zygote(config: dict[str, str], control: socket.socket) -> int:
     return memory_base
 
 
-def _stand_by(zygote: int, control: socket.socket) -> None:
+def _stand_by(zygote: int, control: _socket.socket) -> None:
     """The launcher: outside the namespaces, it only waits, and takes the zygote along when killed."""
     control.close()
     os.waitpid(zygote, 0)
@@ -110,17 +110,24 @@ def _mapped_bytes() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-def _serve_programs(control: socket.socket) -> tuple[bytes, socket.socket, int]:
+def _receive(control: _socket.socket) -> tuple[bytes, tuple[int, ...]]:
+    """The next request and its descriptors."""
+    message, parts, _, _ = control.recvmsg(_MAX_REQUEST, _DESCRIPTORS_SPACE)
+    data = parts[0][2] if parts else b""
+    return message, struct.unpack(f"={len(data) // 4}i", data)
+
+
+def _serve_programs(control: _socket.socket) -> tuple[bytes, _socket.socket, int]:
     """The zygote: a fork for each program. Returns in the template."""
     template = 0
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, _MAX_MESSAGE, 2)
+        message, descriptors = _receive(control)
         if message[:1] == _START:
-            template = os.fork()
+            template = kernel.fork()
             if not template:
                 os.dup2(1, _CONTROL)  # Closes the zygote's socket here, and keeps the number taken.
                 control.detach()
-                return message[1:], socket.socket(fileno=descriptors[0]), descriptors[1]
+                return message[1:], _socket.socket(fileno=descriptors[0]), descriptors[1]
             for descriptor in descriptors:
                 os.close(descriptor)
         elif message[:1] == _KILL:
@@ -138,7 +145,7 @@ def _kill_template(template: int) -> None:
         pass  # It had ended, and the kernel has reaped it.
 
 
-def _become_template(zygote: int, start: bytes, control: socket.socket, source: int, memory_base: int) -> Program:
+def _become_template(zygote: int, start: bytes, control: _socket.socket, source: int, memory_base: int) -> Program:
     """Sets the limits of the program and compiles it inside them; reports and ends when it does not compile."""
     kernel.die_with_parent(zygote)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -162,17 +169,17 @@ def _become_template(zygote: int, start: bytes, control: socket.socket, source: 
     return program
 
 
-def _serve_tests(control: socket.socket) -> float:
+def _serve_tests(control: _socket.socket) -> float:
     """The template: a fork for each test. Returns in the child, with descriptors 0, 1 and 2 in place, its CPU limit."""
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, _MAX_MESSAGE, 3)
+        message, descriptors = _receive(control)
         if message[:1] != _RUN:
             if message:
                 continue  # A request to stop that came after the end.
             os._exit(0)
         cpu_time_s, wall_time_s = _RUN_FIELDS.unpack(message[1:])
         started = time.monotonic()
-        child = os.fork()
+        child = kernel.fork()
         if not child:
             for place, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, place)
@@ -188,7 +195,7 @@ def _serve_tests(control: socket.socket) -> float:
         control.send(_RAN + _RAN_FIELDS.pack(ended_by, status, cpu, wall, usage.ru_maxrss * 1024))
 
 
-def _watch(child: int, control: socket.socket, started: float, cpu_limit: float, wall_limit: float) -> int:
+def _watch(child: int, control: _socket.socket, started: float, cpu_limit: float, wall_limit: float) -> int:
     """Waits for the child's end, which a limit or a message may bring about."""
     handle = os.pidfd_open(child)
     events = select.poll()
