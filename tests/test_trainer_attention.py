@@ -46,20 +46,20 @@ def attend(packing: Packing, dtype: torch.dtype, device: str = "cpu") -> list[to
 
 
 def test_segments_are_the_trajectories_and_each_run_of_padding() -> None:
-    packing = find_packing(ROWS, torch.float32)
+    packing = find_packing(ROWS, torch.float32, 16)
     assert packing.bounds == [0, 5, 25, 32, 40, 42, 44, 46, 80, 120, 159, 160]
     assert packing.bounds_S.tolist() == packing.bounds
     assert packing.max_length == 40
 
 
 def test_many_short_trajectories_go_by_mask_and_few_long_ones_one_by_one() -> None:
-    assert find_packing(positions([[20] * 20], 400), torch.float32).mask is not None
-    assert find_packing(positions([[200, 190]], 400), torch.float32).mask is None
-    assert find_packing(positions([[200, 120]], 400), torch.float32).mask is None, "padding is one segment"
+    assert find_packing(positions([[20] * 20], 400), torch.float32, 16).mask is not None
+    assert find_packing(positions([[200, 190]], 400), torch.float32, 16).mask is None
+    assert find_packing(positions([[200, 120]], 400), torch.float32, 16).mask is None, "padding is one segment"
 
 
 def test_one_by_one_gives_what_the_mask_gives() -> None:
-    by_mask = find_packing(ROWS, torch.float64)
+    by_mask = find_packing(ROWS, torch.float64, 16)
     assert by_mask.mask is not None
     one_by_one = Packing(by_mask.bounds, by_mask.bounds_S, None)
     for one, other in zip(attend(by_mask, torch.float64), attend(one_by_one, torch.float64), strict=True):
@@ -68,9 +68,10 @@ def test_one_by_one_gives_what_the_mask_gives() -> None:
 
 @pytest.mark.gpu
 def test_flash_attention_gives_what_the_mask_gives() -> None:
-    flash = find_packing(ROWS.cuda(), torch.bfloat16)
+    flash = find_packing(ROWS.cuda(), torch.bfloat16, 16)
     by_mask = Packing(flash.bounds, flash.bounds_S, attention_mask(ROWS.cuda()))
-    assert flash.mask is None
+    assert flash.takes_flash
+    assert not find_packing(ROWS.cuda(), torch.bfloat16, 6).takes_flash
     for one, other in zip(attend(flash, torch.bfloat16, "cuda"), attend(by_mask, torch.bfloat16, "cuda"), strict=True):
         assert (one - other).norm() / other.norm() < 1e-2
 

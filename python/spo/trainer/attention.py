@@ -1,8 +1,9 @@
 """Attention within each trajectory of packed rows, registered with `transformers` under the name `ATTENTION`.
 
 Three ways give the same result. A mask is cheapest for many short trajectories but takes R·T² memory; one causal call a
-trajectory takes none; flash attention on CUDA (bfloat16 or float16, torch 2.10 or newer) takes all of them in one call.
-Which one is used depends on the packing, the device and the dtype alone, so it is the same for policy and reference.
+trajectory takes none; flash attention takes all of them in one call (on CUDA, in half precision, heads of up to 256 in
+eights, torch 2.10 or newer). Which one is used depends on packing, device, dtype and head size alone, so it is the same
+for policy and reference.
 
 Shapes: R rows, T tokens in a row, H heads (K of keys and values), D a head's size, S segments.
 """
@@ -39,6 +40,8 @@ class Packing:
     """The same, int32 on the rows' device."""
     mask: Tensor | None
     """bool [R, 1, T, T], where attention goes by mask."""
+    takes_flash: bool = False
+    """Whether attention goes by flash attention; if neither, segment by segment."""
 
     @property
     def max_length(self) -> int:
@@ -46,12 +49,13 @@ class Packing:
         return max(end - start for start, end in zip(self.bounds, self.bounds[1:], strict=False))
 
 
-def find_packing(position_ids_RT: Tensor, dtype: torch.dtype) -> Packing:
+def find_packing(position_ids_RT: Tensor, dtype: torch.dtype, head_size: int) -> Packing:
     """Finds the trajectories: each starts at position 0, and has at least two tokens.
 
     Args:
         position_ids_RT: int64 positions in each trajectory; 0 on padding.
         dtype: What attention is computed in.
+        head_size: D.
     """
     num_rows, num_tokens = position_ids_RT.shape
     zero_RT = position_ids_RT == 0
@@ -63,8 +67,15 @@ def find_packing(position_ids_RT: Tensor, dtype: torch.dtype) -> Packing:
     bounds = [*starts_RT.flatten().nonzero().flatten().tolist(), num_rows * num_tokens]
     bounds_S = torch.tensor(bounds, dtype=torch.int32, device=position_ids_RT.device)
     one_by_one = num_rows * num_tokens >= MIN_MEAN_LENGTH * (len(bounds) - 1)
-    by_mask = not (_takes_flash(position_ids_RT.device, dtype) or one_by_one)
-    return Packing(bounds, bounds_S, attention_mask(position_ids_RT) if by_mask else None)
+    takes_flash = (
+        varlen_attn is not None
+        and position_ids_RT.is_cuda
+        and dtype in (torch.bfloat16, torch.float16)
+        and head_size % 8 == 0
+        and head_size <= 256
+    )
+    mask = None if takes_flash or one_by_one else attention_mask(position_ids_RT)
+    return Packing(bounds, bounds_S, mask, takes_flash)
 
 
 def attention_mask(position_ids_RT: Tensor) -> Tensor:
@@ -92,7 +103,7 @@ def packed_attention(
         mixed = functional.scaled_dot_product_attention(query_RHTD, key, value, packing.mask, scale=scaling)
         return mixed.transpose(1, 2).contiguous(), None
     query, key, value = (x.transpose(1, 2).flatten(0, 1) for x in (query_RHTD, key_RKTD, value_RKTD))
-    if _takes_flash(query.device, query.dtype):
+    if packing.takes_flash:
         mixed = _flash(query, key, value, packing, scaling)
     else:
         mixed = _one_by_one(query, key, value, packing, scaling)
@@ -129,10 +140,6 @@ def _one_by_one(query: Tensor, key: Tensor, value: Tensor, packing: Packing, sca
 def _repeated(x: Tensor, num_heads: int, dim: int) -> Tensor:
     """Heads of keys or values, as often as query heads share them."""
     return x if x.shape[dim] == num_heads else x.repeat_interleave(num_heads // x.shape[dim], dim=dim)
-
-
-def _takes_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    return varlen_attn is not None and device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
 
 
 _FLASH_SETTINGS = frozenset(inspect.signature(varlen_attn).parameters) if varlen_attn is not None else frozenset()

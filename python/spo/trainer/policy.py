@@ -36,6 +36,8 @@ class Policy(nn.Module):
         self.model = model.eval()
         self.compute_dtype = compute_dtype
         self.logprob_chunk_tokens = logprob_chunk_tokens
+        config = model.config
+        self.head_size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         names = set(model._no_split_modules or ())
         self.layers: list[nn.Module] = [module for module in model.modules() if type(module).__name__ in names]
         """The decoder layers: what is sharded and recomputed as a unit."""
@@ -56,7 +58,7 @@ class Policy(nn.Module):
             input_ids=tokens_RT,
             position_ids=position_ids_RT,
             use_cache=False,
-            packing=find_packing(position_ids_RT, self.compute_dtype),
+            packing=find_packing(position_ids_RT, self.compute_dtype, self.head_size),
         ).last_hidden_state
         # A token is predicted from the hidden state just before it.
         hidden_ND = hidden_RTD.flatten(0, 1)[index_N - 1]
