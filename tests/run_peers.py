@@ -15,10 +15,12 @@ import msgspec
 import numpy as np
 import trio
 
-from spo.config import load_config
+from spo.config import Config, load_config
 from spo.errors import ConnectionLost
+from spo.orchestrator.run import run_directory
 from spo.problems import Problem, ProblemTest, Solution
-from spo.rundir import MODEL_FILE, ModelInfo, prepare_run
+from spo.rerun import replayed_config
+from spo.rundir import MODEL_FILE, ModelInfo, prepare_run, resumed_config
 from spo.store import Trajectory, encode_trajectories
 from spo.types import (
     Batch,
@@ -104,6 +106,18 @@ def make_run(folder: Path, *overrides: str, resume: bool = False, tokenizer: str
             *overrides,
         ],
     )
+    return prepared(config, folder, resume, tokenizer)
+
+
+def make_replay(run_dir: Path, *overrides: str, resume: bool = False) -> Path:
+    """Prepares the replay of a run beside it."""
+    replay_dir = run_dir.with_name("replay")
+    config = resumed_config(replay_dir) if resume else replayed_config(run_dir, [f"run_dir={replay_dir}", *overrides])
+    return prepared(config, run_dir.parent, resume)
+
+
+def prepared(config: Config, folder: Path, resume: bool = False, tokenizer: str = TOKENIZER) -> Path:
+    """The run directory as the orchestrator finds it."""
     run_dir = prepare_run(config, resume, argv=["test"])
     model = ModelInfo(path=str(folder), reference_fingerprint="test-reference", tokenizer_fingerprint=tokenizer)
     (run_dir / MODEL_FILE).write_bytes(msgspec.json.encode(model))
@@ -129,6 +143,26 @@ def response(work: Work, index: int, version: int) -> Trajectory:
         seed=seed,
         metadata={"program": f"print({seed})"},
     )
+
+
+def orchestrate(run_dir: Path, *peers: ScriptedTrainer | ScriptedWorker, timeout_s: float = 60.0) -> None:
+    """Runs orchestrator and peers to the end of the run, or raises what it ended with."""
+
+    async def main() -> None:
+        with trio.fail_after(timeout_s):
+            async with trio.open_nursery() as nursery:
+                for peer in peers:
+                    nursery.start_soon(peer.run)
+                await run_directory(run_dir)
+                with trio.move_on_after(5):
+                    while nursery.child_tasks:
+                        await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+
+    try:
+        trio.run(main)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 async def connect(run_dir: Path, accepts: object) -> AsyncConnection:
@@ -262,7 +296,8 @@ class ScriptedTrainer:
             if not isinstance(batch := await self._answer(connection), Batch):
                 return
             assert batch.step == step
-            self.batches[step] = batch
+            # A step that a resume undid has to be repeated with the batch that it had.
+            assert self.batches.setdefault(step, batch) == batch, f"step {step} has another batch than before"
             await trio.sleep(self.step_s)
             if self.rank == 0:
                 await connection.send(StepDone(step=step, metrics={"loss/objective": 1.0 / step}))

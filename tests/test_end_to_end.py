@@ -114,6 +114,25 @@ def _check_finished_run(run_dir: Path) -> None:
     assert len({trajectory.seed for trajectory in online}) == len(online), "a rollout was repeated"
 
 
+def _check_replay(run_dir: Path, *overrides: str, num_ranks: int = 1) -> Path:
+    """Replays a run and checks that everything came out the same, bit for bit, with nothing sampled."""
+    replay_dir = run_dir.with_name("replay")
+    output = _finished(_train("--replay", str(run_dir), f"run_dir={replay_dir}", *overrides, num_ranks=num_ranks))
+    assert "are the same, bit for bit. The final policy is the same, bit for bit" in output
+    told = json.loads((replay_dir / "report.json").read_text())
+    assert told["replay"] == {
+        "of": str(run_dir),
+        "steps_compared": STEPS,
+        "first_step_with_other_losses": None,
+        "same_policy": True,
+    }
+    assert told["trajectories"] == {"reference": 0, "evaluation": 0, "online": 0}
+    assert not list((replay_dir / "logs").glob("worker*"))
+    policies = [(folder / "policy" / "model.safetensors").read_bytes() for folder in (run_dir, replay_dir)]
+    assert policies[0] == policies[1]
+    return replay_dir
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_a_run_trains_publishes_evaluates_and_reports(num_ranks: int, given: list[str], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
@@ -132,6 +151,8 @@ def test_a_run_trains_publishes_evaluates_and_reports(num_ranks: int, given: lis
     with TrajectoryStore.open(run_dir / "store", "r", read_model(run_dir).tokenizer_fingerprint) as store:
         versions = {store[index].max_policy_version for index in store.scan(source="online")}
     assert len(versions) > 1, "workers never applied a published version"
+
+    _check_replay(run_dir, num_ranks=num_ranks)
 
 
 def test_a_killed_worker_costs_a_retry_and_not_the_run(given: list[str], tmp_path: Path) -> None:
@@ -158,7 +179,9 @@ def test_a_killed_run_is_over_at_once_and_continues_where_it_was(victim: str, gi
 
     _finished(_train("--resume", str(run_dir)))
     _check_finished_run(run_dir)
-    assert _lines(run_dir / "consumption.jsonl")[-1]["step"] == STEPS
+    # Steps after the checkpoint were repeated as they were, so no line of the log was undone or written twice.
+    assert [line["step"] for line in _lines(run_dir / "consumption.jsonl")] == list(range(1, STEPS + 1))
+    _check_replay(run_dir)
 
 
 def test_a_finished_run_is_shown_again_and_an_existing_one_is_refused(given: list[str], tmp_path: Path) -> None:

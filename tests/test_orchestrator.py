@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
-from run_peers import TOKENIZER, ScriptedTrainer, ScriptedWorker, make_run, rows_of
+from run_peers import TOKENIZER, ScriptedTrainer, ScriptedWorker, make_run, orchestrate, rows_of
 
 from spo.config import read_resolved
 from spo.errors import ConfigError, RunFailed
@@ -21,26 +21,6 @@ from spo.store import TrajectoryStore
 from spo.types import Work
 from spo.values import initial_value
 from spo.wire import ADDRESS_FILE
-
-
-def orchestrate(run_dir: Path, *peers: ScriptedTrainer | ScriptedWorker, timeout_s: float = 60.0) -> None:
-    """Runs orchestrator and peers to the end of the run, or raises what it ended with."""
-
-    async def main() -> None:
-        with trio.fail_after(timeout_s):
-            async with trio.open_nursery() as nursery:
-                for peer in peers:
-                    nursery.start_soon(peer.run)
-                await run_directory(run_dir)
-                with trio.move_on_after(5):
-                    while nursery.child_tasks:
-                        await trio.sleep(0.01)
-                nursery.cancel_scope.cancel()
-
-    try:
-        trio.run(main)
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
 
 
 @pytest.fixture(autouse=True)

@@ -166,6 +166,10 @@ class NativeReplayBuffer:
     def load_state(self, state: dict[str, Any], store: NativeStore) -> None: ...
     def __len__(self) -> int: ...
 
+def pack_batch(
+    trajectories: Sequence[Trajectory], ids: Sequence[int], uses: Sequence[int], token_budget: int, row_multiple: int
+) -> dict[str, Any]: ...
+
 # --- judge ---
 
 _TestRow: TypeAlias = tuple[str, int | None, int | None, float, float, int, int, bytes, bytes]

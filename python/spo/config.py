@@ -125,6 +125,14 @@ class ReplayConfig(Section, frozen=True):
     """How many optimiser steps the weights that sampled a trajectory may be behind when it is trained on."""
 
 
+class ExperienceConfig(Section, frozen=True):
+    """Experience of earlier runs."""
+
+    replay: str = ""
+    """A run directory: every batch is what it was in that run, from its store and its log. `spo train --replay` sets it
+    and all that must agree."""
+
+
 class SamplingConfig(Section, frozen=True):
     """How workers sample online (Sec. 5: temperature drawn per request from [0.1, 0.8], top-p 0.95)."""
 
@@ -266,6 +274,8 @@ class Config(Section, frozen=True):
     """What a step is made of."""
     replay: ReplayConfig = ReplayConfig()
     """The replay buffer."""
+    experience: ExperienceConfig = ExperienceConfig()
+    """Earlier runs."""
     sampling: SamplingConfig = SamplingConfig()
     """Online sampling."""
     problems: ProblemsConfig = ProblemsConfig()

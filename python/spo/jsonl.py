@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from spo.files import sync_directory
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -23,12 +25,15 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
+        is_new = not path.exists()
         self._file = path.open("ab")
+        if is_new:
+            sync_directory(path.parent)
         if self._file.tell() > 0 and not _ends_with_newline(path):
             self._file.write(b"\n")
             self._file.flush()
 
-    def append(self, line: dict[str, Any], *, durable: bool = False) -> None:
+    def append(self, line: dict[str, Any] | msgspec.Struct, *, durable: bool = False) -> None:
         """Appends one object; others see it when this returns, a crash of the host only spares it if `durable`."""
         self._file.write(_encoder.encode(line) + b"\n")
         self._file.flush()

@@ -45,11 +45,17 @@ def resolve_model(config: Config, run_dir: Path) -> ModelInfo:
         ConfigError: There is no such model, its folder lacks something, or a resumed run's model has changed.
     """
     path = locate_model(config) or _make_tiny(config, run_dir / REFERENCE_DIR)
-    info = ModelInfo(str(path), _fingerprint(_weight_files(path), path), tokenizer_fingerprint(path))
+    info = ModelInfo(str(path), weights_fingerprint(path), tokenizer_fingerprint(path))
     if (run_dir / MODEL_FILE).exists():
         _check_unchanged(read_model(run_dir), info)
     replace_file(run_dir / MODEL_FILE, msgspec.json.format(msgspec.json.encode(info)) + b"\n")
     return info
+
+
+def weights_fingerprint(path: Path) -> str:
+    """Tells the weights in a model folder from others, bit by bit; empty where there are none."""
+    files = _weight_files(path)
+    return _fingerprint(files, path) if files else ""
 
 
 def tokenizer_files(path: Path) -> list[Path]:

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from spo._native import NativeReplayBuffer, Trajectory
+from spo._native import NativeReplayBuffer, Trajectory, pack_batch
 from spo.errors import NotEnough, StoreError
 from spo.store import TrajectoryStore
 
-__all__ = ["ONLINE", "Batch", "NotEnough", "ReplayBuffer"]
+__all__ = ["ONLINE", "Batch", "NotEnough", "ReplayBuffer", "pack"]
 
 ONLINE = "online"
 STATE_FORMAT = 1
@@ -184,6 +184,29 @@ class ReplayBuffer:
 
     def __len__(self) -> int:
         return len(self._buffer)
+
+
+def pack(
+    trajectories: Sequence[Trajectory],
+    ids: Iterable[int],
+    uses: Iterable[int],
+    *,
+    token_budget: int,
+    row_multiple: int = 1,
+) -> Batch:
+    """Packs trajectories, in this order, into the batch that `ReplayBuffer.sample` makes when it draws them.
+
+    Args:
+        trajectories: B of them.
+        ids: their ids in the store.
+        uses: how many times each has been drawn, this time included.
+        token_budget: T.
+        row_multiple: R is a multiple of it; empty rows fill up.
+
+    Raises:
+        ValueError: a trajectory has more than `token_budget` tokens, or there are not as many ids or uses.
+    """
+    return Batch(**pack_batch(trajectories, list(ids), list(uses), token_budget, row_multiple))
 
 
 def _check_count(name: str, value: int, least: int) -> None:

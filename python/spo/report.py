@@ -16,9 +16,11 @@ import msgspec
 from spo.config import Config, read_resolved
 from spo.files import replace_file
 from spo.jsonl import read_lineage, read_lines
+from spo.models import weights_fingerprint
 from spo.rundir import (
     EVALUATIONS_FILE,
     METRICS_FILE,
+    POLICY_DIR,
     REPORT_DATA_FILE,
     REPORT_FILE,
     RunInfo,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 REFERENCE_ROUND = "reference"
 FINAL_ROUND = "final"
 PLOTS_DIR = "plots"
+LOSS = "loss/objective"
 _HEAD_FIELDS = ("step", "round")
 
 
@@ -105,6 +108,7 @@ def build_report(run_dir: Path, finished: bool) -> dict[str, Any]:
         },
         "evaluations": evaluations,
         "run": _run(run_dir, config, info),
+        **({"replay": _replay(run_dir, Path(config.experience.replay), metrics)} if config.experience.replay else {}),
     }
 
 
@@ -121,6 +125,8 @@ def to_markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
         "## What it took",
         _table(["", ""], _effort_rows(report)),
     ]
+    if "replay" in report:
+        parts += ["## Replay", _replay_text(report["replay"])]
     if len(report["evaluations"]) > 2:
         parts += ["## All evaluations", _all_evaluations(report["evaluations"])]
     if plots:
@@ -174,6 +180,34 @@ def _run(run_dir: Path, config: Config, info: RunInfo) -> dict[str, Any]:
         "commit": info.commit,
         "versions": info.versions,
     }
+
+
+def _replay(run_dir: Path, original: Path, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What became of the promise that a replay comes to the same, bit for bit."""
+    theirs = {line["step"]: _losses(line) for line in read_lineage(original / METRICS_FILE) if LOSS in line}
+    ours = {line["step"]: _losses(line) for line in metrics if LOSS in line}
+    compared = sorted(ours.keys() & theirs.keys())
+    policies = [weights_fingerprint(folder / POLICY_DIR) for folder in (run_dir, original)]
+    return {
+        "of": str(original),
+        "steps_compared": len(compared),
+        "first_step_with_other_losses": next((step for step in compared if ours[step] != theirs[step]), None),
+        "same_policy": policies[0] == policies[1] if all(policies) else None,
+    }
+
+
+def _losses(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name.startswith("loss/")}
+
+
+def _replay_text(replay: Mapping[str, Any]) -> str:
+    differs, same_policy = replay["first_step_with_other_losses"], replay["same_policy"]
+    losses = "are the same, bit for bit" if differs is None else f"are others from step {differs} on"
+    weights = {True: "the same, bit for bit", False: "another", None: "not there to be compared"}[same_policy]
+    return (
+        f"The batches are those of {replay['of']}. Losses of {replay['steps_compared']} steps were compared: they "
+        f"{losses}. The final policy is {weights}."
+    )
 
 
 def _evaluation_table(report: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ MODEL_FILE = "model.json"
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 CONSUMPTION_FILE = "consumption.jsonl"
+POLICY_DIR = "policy"
 REPORT_FILE = "report.md"
 REPORT_DATA_FILE = "report.json"
 
@@ -111,7 +112,8 @@ def prepare_run(config: Config, resume: bool = False, argv: Sequence[str] | None
 
 def default_run_dir(config: Config) -> str:
     """`runs/NAME-DATE` for runs whose settings name no directory."""
-    name = Path(config.model.path).name or "run"
+    replayed = config.experience.replay
+    name = f"replay-of-{Path(replayed).name}" if replayed else Path(config.model.path).name or "run"
     return f"runs/{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
 

@@ -1,6 +1,7 @@
 """Trains a policy: `torchrun --nproc-per-node N -m spo.train PRESET_OR_TOML [section.field=value …]`.
 
-The entry of every trainer rank, with or without `torchrun`; `resume=RUN_DIR` instead of a preset continues a run.
+The entry of every trainer rank, with or without `torchrun`; instead of a preset, `resume=RUN_DIR` continues a run and
+`replay=RUN_DIR` trains again on the batches of one.
 Rank 0 makes the run directory, finds the model and starts the orchestrator; then all ranks train. Settings are checked
 before anything heavy is imported. The work itself is `spo.trainer.loop`'s.
 """
@@ -17,20 +18,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from spo.config import Config, load_config
+from spo.config import Config
 from spo.errors import ConfigError, ConnectionLost, ProblemError, SpoError
 from spo.launch import (
     ERROR_PREFIX,
     OrchestratorProcess,
     finished_report,
     prepare_run,
-    resumed_config,
     start_orchestrator,
 )
 from spo.models import locate_model, resolve_model
-from spo.train_cli import check_input
+from spo.rerun import check_reference
+from spo.train_cli import check_input, read_arguments
 
-USAGE = "usage: torchrun --nproc-per-node N -m spo.train PRESET_OR_TOML|resume=RUN_DIR [section.field=value ...]"
+USAGE = (
+    "usage: torchrun --nproc-per-node N -m spo.train PRESET_OR_TOML|resume=RUN_DIR|replay=RUN_DIR "
+    "[section.field=value ...]"
+)
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -45,29 +49,15 @@ _LAST_WORDS_S = 5.0
 """Time for an orchestrator that was lost to finish dying, and rank 0 to tell, before the rest goes."""
 
 
-def parse_arguments(arguments: Sequence[str]) -> tuple[Config, bool]:
-    """The settings, and whether they are those of a run to be continued.
-
-    Raises:
-        ConfigError: No arguments, or wrong settings.
-    """
-    if not arguments:
-        raise ConfigError(USAGE)
-    first, *overrides = arguments
-    resumed = [argument for argument in arguments if argument.startswith("resume=")]
-    if resumed:
-        rest = [argument for argument in arguments if argument not in resumed]
-        return resumed_config(resumed[-1].removeprefix("resume="), rest), True
-    return load_config(first, overrides), False
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one trainer rank and returns its exit status."""
     is_first = os.environ.get("RANK", "0") == "0"
     arguments = sys.argv[1:] if arguments is None else arguments
     _end_on_signals(is_first)
     try:
-        config, resume = parse_arguments(arguments)
+        if not arguments:
+            raise ConfigError(USAGE)
+        config, resume = read_arguments(arguments)
         if resume and (report := finished_report(Path(config.run_dir))) is not None:
             if is_first:
                 print(report)
@@ -90,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _first_rank(config: Config, resume: bool) -> int:
     run_dir = prepare_run(config, resume)
     try:
-        resolve_model(config, run_dir)
+        model = resolve_model(config, run_dir)
+        if config.experience.replay:
+            check_reference(config, model)
         return _run(config, run_dir)
     except KeyboardInterrupt as interrupt:
         why = str(interrupt) or "interrupted"

@@ -23,6 +23,7 @@ from spo.config import Config, load_config
 from spo.errors import ConfigError
 from spo.launch import ERROR_PREFIX
 from spo.problems import load_problems
+from spo.rerun import replayed_config
 from spo.rundir import check_free, resumed_config
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def register(subparsers: Subparsers) -> None:
     train.add_argument("settings", nargs="*", metavar="PRESET_OR_TOML | section.field=value")
     train.add_argument("--nproc-per-node", type=int, default=1, metavar="N", help="trainer ranks (default: 1)")
     train.add_argument("--resume", metavar="DIR", help="go on with the run in this directory")
+    train.add_argument(
+        "--replay", metavar="DIR", help="train again on the batches of the run in this directory, without sampling"
+    )
     train.set_defaults(run=_train)
     worker = subparsers.add_parser("worker", help="join a run as a rollout worker", add_help=False)
     worker.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -48,8 +52,9 @@ def register(subparsers: Subparsers) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     arguments = list(options.settings)
-    if options.resume is not None:
-        arguments.append(f"resume={options.resume}")
+    for name in ("resume", "replay"):
+        if (run_dir := getattr(options, name)) is not None:
+            arguments.append(f"{name}={run_dir}")
     config = check_input(arguments)
     # Without it, torchrun sets it to 1 and says so in five lines.
     os.environ.setdefault("OMP_NUM_THREADS", str(config.trainer.torch_threads))
@@ -61,6 +66,27 @@ def _train(options: argparse.Namespace) -> int:
     return Child([sys.executable, *torchrun, "-m", "spo.train", *arguments], hush=True).run()
 
 
+def read_arguments(arguments: Sequence[str]) -> tuple[Config, bool]:
+    """The settings, and whether they are those of a run to be continued.
+
+    Args:
+        arguments: A preset or TOML file, `resume=DIR` or `replay=DIR`; and settings to change.
+
+    Raises:
+        ConfigError: None of these, more than one, or wrong settings.
+    """
+    earlier = [argument for argument in arguments if argument.startswith(("resume=", "replay="))]
+    rest = [argument for argument in arguments if argument not in earlier]
+    if len(earlier) > 1 or (earlier and rest and "=" not in rest[0]):
+        raise ConfigError("give one of: a preset or a TOML file, --resume DIR, --replay DIR")
+    if earlier:
+        name, _, run_dir = earlier[0].partition("=")
+        return (resumed_config(run_dir, rest), True) if name == "resume" else (replayed_config(run_dir, rest), False)
+    if not rest or "=" in rest[0]:
+        raise ConfigError("what is to be trained? give a preset or a TOML file first, such as: spo train tiny")
+    return load_config(rest[0], rest[1:]), False
+
+
 def check_input(arguments: Sequence[str]) -> Config:
     """Checks settings, problems and packages, as far as that is possible without starting anything.
 
@@ -68,22 +94,16 @@ def check_input(arguments: Sequence[str]) -> Config:
         ConfigError: Settings are wrong, or the packages for training are not installed.
         ProblemError: Problems cannot be loaded.
     """
-    resumed = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
-    rest = [argument for argument in arguments if not argument.startswith("resume=")]
-    if resumed:
-        config = resumed_config(resumed[-1], rest)
-    elif not rest or "=" in rest[0]:
-        raise ConfigError("what is to be trained? give a preset or a TOML file first, such as: spo train tiny")
-    else:
-        config = load_config(rest[0], rest[1:])
-        if config.run_dir:
-            check_free(Path(config.run_dir).expanduser().absolute())
+    config, is_resumed = read_arguments(arguments)
+    if not is_resumed and config.run_dir:
+        check_free(Path(config.run_dir).expanduser().absolute())
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"training needs {' and '.join(missing)}; install them by: pip install 'spo-rl[train]'")
-    if not config.problems.train:
-        raise ConfigError('problems.train: there are none; name some, such as problems.train=["builtin:easy"]')
-    load_problems(config.problems.train, config.seed)
+    if not config.experience.replay:
+        if not config.problems.train:
+            raise ConfigError('problems.train: there are none; name some, such as problems.train=["builtin:easy"]')
+        load_problems(config.problems.train, config.seed)
     if config.problems.evaluation:
         load_problems(config.problems.evaluation, config.seed)
     return config

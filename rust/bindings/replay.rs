@@ -178,6 +178,27 @@ fn matrix<T: numpy::Element>(py: Python<'_>, values: Vec<T>, shape: [usize; 2]) 
     PyArray1::from_vec(py, values).reshape(shape)
 }
 
+/// Packs given trajectories in this order; see `spo.replay.pack`.
+#[pyfunction]
+fn pack_batch<'py>(
+    py: Python<'py>,
+    trajectories: Vec<PyRef<'py, Trajectory>>,
+    ids: Vec<u64>,
+    uses: Vec<u32>,
+    token_budget: usize,
+    row_multiple: usize,
+) -> PyResult<Bound<'py, PyDict>> {
+    if trajectories.len() != ids.len() || trajectories.len() != uses.len() {
+        let (given, named, counted) = (trajectories.len(), ids.len(), uses.len());
+        return Err(PyValueError::new_err(format!("{given} trajectories came with {named} ids and {counted} uses")));
+    }
+    let items = cores(&trajectories).into_iter().zip(ids).map(|(trajectory, id)| Item { id, trajectory });
+    let items = items.zip(uses).collect();
+    let batch = without_gil(py, |_| Batch::pack(items, token_budget, row_multiple))?;
+    arrays(py, batch)
+}
+
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<NativeReplayBuffer>()
+    module.add_class::<NativeReplayBuffer>()?;
+    module.add_function(wrap_pyfunction!(pack_batch, module)?)
 }

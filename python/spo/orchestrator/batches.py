@@ -1,26 +1,29 @@
-"""Batches: drawn once a step, shared out among the trainer ranks by rows.
+"""Batches: one a step, shared out among the trainer ranks by rows.
 
-The ids of a batch are in the consumption log, and their trajectories durable in the store, before any rank gets its
-rows: whatever crashes, what was trained on can be read from the run directory. Who asks and how is not known here
-(`trainers.py`).
+What a batch consists of is in the consumption log, and its trajectories durable in the store, before any rank gets its
+rows: whatever crashes, what was trained on can be trained on again. A resumed run does so: the steps between its
+checkpoint and the end of the log get the batches that they had. A replay of a run gets all of them from that run's log.
+Who asks and how is not known here (`trainers.py`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import trio
 
 from spo.config import Config
-from spo.errors import RunFailed
+from spo.consumption import Consumed, ConsumptionLog
+from spo.errors import ConfigError, RunFailed
 from spo.jsonl import Journal
 from spo.orchestrator.admission import must_wait
 from spo.orchestrator.dispatch import Dispatcher
 from spo.orchestrator.experience import OFFLINE, ONLINE, Experience, per_step
 from spo.orchestrator.online import OnlineSource
+from spo.orchestrator.replayed import ReplayedRun
 from spo.orchestrator.state import SavedProgress, encode_state
 from spo.replay import Batch, NotEnough
 from spo.types import Batch as BatchMessage
@@ -31,8 +34,16 @@ _POLL_S = 1.0
 log = logging.getLogger(__name__)
 
 
+class _Drawn(NamedTuple):
+    """A batch, what the log says about it, and whether the log has yet to say it."""
+
+    batch: Batch
+    consumed: Consumed
+    is_new: bool = True
+
+
 class Batches:
-    """Draws batches, one step after the other.
+    """Makes batches, one step after the other.
 
     Args:
         config: The run's settings.
@@ -40,6 +51,7 @@ class Batches:
         online: Told how far the drawing is.
         dispatcher: Knows what is on its way.
         consumption: The log of what was drawn.
+        replayed: The run whose batches are to be had again instead, if this run is a replay.
     """
 
     def __init__(
@@ -49,15 +61,21 @@ class Batches:
         online: OnlineSource,
         dispatcher: Dispatcher,
         consumption: Journal,
+        replayed: ReplayedRun | None = None,
     ) -> None:
         self._config = config
         self._experience = experience
         self._online = online
         self._dispatcher = dispatcher
         self._consumption = consumption
+        self._replayed = replayed
+        self._earlier: ConsumptionLog | None = None
+        """What an earlier session has drawn, while there are steps of it to be repeated."""
         self._initial_values: Mapping[str, float] = {}
         self._step = 0
         self._batch: Batch | None = None
+        self._consumed: Consumed | None = None
+        """What is in the log about it."""
         self._taken: set[int] = set()
         """Ranks that have their rows of it."""
         self._drawing = trio.Lock()
@@ -67,16 +85,31 @@ class Batches:
         self.waiting_for = "Q̂_0 is being estimated"
         """Why there is no batch, for people."""
 
-    def begin(self, step: int, initial_values: Mapping[str, float]) -> None:
+    def begin(self, step: int, initial_values: Mapping[str, float], earlier: ConsumptionLog | None = None) -> None:
         """Training begins, or goes on, after `step`.
 
         Args:
             step: Steps done.
             initial_values: Q̂_0 by problem.
+            earlier: What earlier sessions have drawn; steps after `step` that are in it get the same batches again.
 
         Raises:
             RunFailed: Batches as asked for cannot be made.
         """
+        if self._replayed is None:
+            self._check_offline(step)
+        if earlier is not None and earlier.last_step > step:
+            log.info("steps %d to %d are repeated as they were", step + 1, earlier.last_step)
+            self._earlier = earlier
+        else:
+            self._experience.release_all()
+        self._initial_values = initial_values
+        self._step = self._online.steps_done = step
+        self._state_before = self._encoded_state()
+        self.waiting_for = "the first batch is being sampled"
+        self._begun.set()
+
+    def _check_offline(self, step: int) -> None:
         wanted, there = per_step(self._config, OFFLINE), self._experience.available(step).get(OFFLINE, 0)
         if there < wanted:
             raise RunFailed(
@@ -84,11 +117,6 @@ class Batches:
                 f"step, but the reference's {self._config.values.num_samples} samples a problem gave {there} different "
                 "accepted ones; set batch.online_fraction=1, raise values.num_samples, or train on easier problems"
             )
-        self._initial_values = initial_values
-        self._step = self._online.steps_done = step
-        self._state_before = self._encoded_state()
-        self.waiting_for = "the first batch is being sampled"
-        self._begun.set()
 
     def notify(self) -> None:
         """Something has changed that a waiting batch may have been waiting for."""
@@ -112,11 +140,11 @@ class Batches:
         async with self._drawing:
             if step == self._step + 1:
                 await self._draw(step, world_size)
-        if step != self._step or self._batch is None:
+        if step != self._step or self._batch is None or self._consumed is None:
             raise RunFailed(f"trainer rank {rank} asked for the batch of step {step} after that of step {self._step}")
         self._taken.add(rank)
         self.notify()
-        return rank_message(self._batch, step, rank, world_size, self._initial_values), self._batch
+        return rank_message(self._batch, step, rank, world_size, self._consumed.initial_values), self._batch
 
     def state_after(self, step: int) -> bytes:
         """The state to be saved with the checkpoint of `step`.
@@ -131,40 +159,100 @@ class Batches:
         raise RunFailed(f"the trainer saves step {step}, but the batch of step {self._step} is drawn")
 
     async def _draw(self, step: int, world_size: int) -> None:
-        while (batch := self._try_draw(step, world_size)) is None:
+        while (drawn := self._try_draw(step, world_size)) is None:
             await self._something_changed()
         with trio.CancelScope(shield=True):
             await self._experience.commit()
-            self._log(step, batch)
+            if drawn.is_new:
+                self._consumption.append(drawn.consumed, durable=True)
         self._dispatcher.fill()
 
     async def _something_changed(self) -> None:
         with trio.move_on_after(_POLL_S):
             await self._changed.wait()
 
-    def _try_draw(self, step: int, world_size: int) -> Batch | None:
-        if self._must_wait(step):
-            self.waiting_for = "a rollout on its way would be too old when its turn comes"
-            return None
-        available = self._experience.available(step - 1)
-        short = [source for source in (ONLINE, OFFLINE) if available.get(source, 0) < per_step(self._config, source)]
-        if short:
-            self.waiting_for = (
-                f"{available.get(short[0], 0)} of {per_step(self._config, short[0])} {short[0]} trajectories"
-            )
-            return None
-        state_before = self._encoded_state()
-        try:
-            batch = self._experience.sample(step - 1, world_size)
-        except NotEnough as error:
-            self.waiting_for = str(error)
+    def _try_draw(self, step: int, world_size: int) -> _Drawn | None:
+        """Makes the batch of `step` the current one, unless it cannot be drawn yet."""
+        if self._replayed is not None:
+            drawn: _Drawn | None = _Drawn(*self._replayed.batch(step, world_size))
+            state_before = self._encoded_state()
+        else:
+            logged = self._logged(step)
+            if logged is None and not self._is_time(step):
+                return None
+            state_before = self._encoded_state()
+            drawn = self._sample(step, world_size, logged)
+        if drawn is None:
             return None
         self._state_before = state_before
-        self._batch = batch
+        self._batch, self._consumed = drawn.batch, drawn.consumed
         self._taken = set()
         self.waiting_for = ""
         self._step = self._online.steps_done = step
-        return batch
+        return drawn
+
+    def _logged(self, step: int) -> Consumed | None:
+        """What the batch of `step` was before the resume, with the buffer as it was then; None for a new batch."""
+        if self._earlier is None:
+            return None
+        try:
+            logged = self._earlier[step]
+        except ConfigError as error:
+            self._end_repeats(step, str(error))
+            return None
+        if not self._experience.release_until(logged.newest):
+            self._end_repeats(step, f"trajectory {logged.newest} is not in its place in the store")
+            return None
+        return logged
+
+    def _sample(self, step: int, world_size: int, logged: Consumed | None) -> _Drawn | None:
+        try:
+            batch = self._experience.sample(step - 1, world_size)
+        except NotEnough as error:
+            if logged is not None:
+                self._end_repeats(step, str(error))
+            self.waiting_for = str(error)
+            return None
+        consumed = Consumed(
+            step=step,
+            ids=batch.ids.tolist(),
+            uses=batch.uses.tolist(),
+            initial_values=[self._initial_values[problem_id] for problem_id in batch.problem_ids],
+            token_budget=batch.tokens.shape[1],
+            num_ranks=world_size,
+            newest=self._experience.newest_online,
+            max_staleness=max_staleness(batch, step),
+        )
+        if logged is not None and logged != consumed:
+            self._end_repeats(step, "settings, ranks or problems are others")
+        elif self._earlier is not None and step == self._earlier.last_step:
+            self._earlier = None
+            self._experience.release_all()
+        return _Drawn(batch, consumed, is_new=logged != consumed)
+
+    def _end_repeats(self, step: int, reason: str) -> None:
+        """From `step` on, the log of earlier sessions no longer counts."""
+        log.warning(
+            "from step %d on, the run goes another way than before the resume: %s",
+            step,
+            reason,
+        )
+        self._consumption.mark_resumed(step - 1)
+        self._earlier = None
+        self._experience.release_all()
+
+    def _is_time(self, step: int) -> bool:
+        """Whether the batch of `step` may be drawn now; says in `waiting_for` why not."""
+        if self._must_wait(step):
+            self.waiting_for = "a rollout on its way would be too old when its turn comes"
+            return False
+        available = self._experience.available(step - 1)
+        short = [source for source in (ONLINE, OFFLINE) if available.get(source, 0) < per_step(self._config, source)]
+        if short:
+            wanted = per_step(self._config, short[0])
+            self.waiting_for = f"{available.get(short[0], 0)} of {wanted} {short[0]} trajectories"
+            return False
+        return True
 
     def _must_wait(self, step: int) -> bool:
         wanted = per_step(self._config, ONLINE)
@@ -174,10 +262,6 @@ class Batches:
         versions = [assignment.version for assignment in on_way for _ in assignment.work.seeds]
         unused = self._experience.unused_versions(step - 1)
         return must_wait(step, versions, unused, wanted, self._config.replay.max_staleness)
-
-    def _log(self, step: int, batch: Batch) -> None:
-        line = {"step": step, "ids": batch.ids.tolist(), "max_staleness": max_staleness(batch, step)}
-        self._consumption.append(line, durable=True)
 
     def _encoded_state(self) -> bytes:
         return encode_state(
@@ -197,12 +281,9 @@ def max_staleness(batch: Batch, step: int) -> int:
     return int(staleness(batch, step).max(initial=0))
 
 
-def rank_message(
-    batch: Batch, step: int, rank: int, world_size: int, initial_values: Mapping[str, float]
-) -> BatchMessage:
+def rank_message(batch: Batch, step: int, rank: int, world_size: int, initial_values: Sequence[float]) -> BatchMessage:
     """The rows `rank::world_size` of a batch, with what concerns all its trajectories."""
     tokens = np.ascontiguousarray(batch.tokens[rank::world_size], dtype="<i4")
-    values = np.array([initial_values[problem_id] for problem_id in batch.problem_ids], dtype="<f4")
     return BatchMessage(
         step=step,
         num_rows=tokens.shape[0],
@@ -213,6 +294,6 @@ def rank_message(
         segment_ids=np.ascontiguousarray(batch.segment_ids[rank::world_size], dtype="<i4").tobytes(),
         response_mask=np.ascontiguousarray(batch.response_mask[rank::world_size]).astype(np.uint8).tobytes(),
         rewards=np.asarray(batch.rewards, dtype="<f4").tobytes(),
-        initial_values=values.tobytes(),
+        initial_values=np.array(initial_values, dtype="<f4").tobytes(),
         sources=list(batch.sources),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,11 @@ class Experience:
         self._token_budget = config.batch.token_budget
         self._dirty = False
         self._committing = trio.Lock()
-        self._newest_online: int | None = None
+        self.newest_online: int | None = None
+        """The online trajectory that was put into the buffer last."""
+        self._held: deque[tuple[int, Trajectory]] = deque()
+        """Stored online trajectories that are not in the buffer yet; see `restore`."""
+        self._is_holding = False
         self._unused: dict[int, int] = {}
         """Online trajectories that no batch has had: least policy version by id."""
         self._max_staleness = config.replay.max_staleness
@@ -71,8 +76,25 @@ class Experience:
             raise self._unwritable(error) from None
 
     def add_online(self, trajectories: Sequence[Trajectory]) -> None:
-        """Stores fresh trajectories and puts them into the buffer's window."""
-        self._put_online(trajectories, self.append(trajectories))
+        """Stores fresh trajectories and puts them into the buffer's window, now or when it is their turn."""
+        self._held.extend(zip(self.append(trajectories), trajectories, strict=True))
+        if not self._is_holding:
+            self.release_all()
+
+    def release_until(self, newest: int | None) -> bool:
+        """Puts held trajectories into the buffer until `newest` is the last; False, and none, if it cannot be."""
+        if newest == self.newest_online:
+            return True
+        place = next((place for place, (id, _) in enumerate(self._held) if id == newest), None)
+        if place is None:
+            return False
+        self._release(place + 1)
+        return True
+
+    def release_all(self) -> None:
+        """Puts all held trajectories into the buffer, and from now on further ones at once."""
+        self._is_holding = False
+        self._release(len(self._held))
 
     def add_offline(self, trajectories: Sequence[Trajectory]) -> None:
         """Fills the offline pool with `trajectories`, storing those that an earlier session did not."""
@@ -93,9 +115,9 @@ class Experience:
         return list(self._unused.values())
 
     def num_unused(self, steps_done: int) -> int:
-        """How many those are; the buffer draws them first."""
+        """How many those are, held ones included; the buffer draws them first."""
         self.unused_versions(steps_done)
-        return min(len(self._unused), self.available(steps_done).get(ONLINE, 0))
+        return min(len(self._unused), self.available(steps_done).get(ONLINE, 0)) + len(self._held)
 
     def sample(self, steps_done: int, row_multiple: int) -> Batch:
         """Draws and packs the batch of step `steps_done + 1`.
@@ -136,12 +158,15 @@ class Experience:
         """What `restore` needs to bring the buffer back to where it is now."""
         return {
             "buffer": self._buffer.state_dict(),
-            "newest_online": self._newest_online,
+            "newest_online": self.newest_online,
             "unused": list(self._unused.items()),
         }
 
     def restore(self, state: dict[str, Any] | None) -> list[Trajectory]:
-        """Brings the buffer back to `state` (None: the start of the run) and adds what was stored since.
+        """Brings the buffer back to `state` (None: the start of the run).
+
+        Online trajectories that were stored since are held, and so are further ones, in store order: until
+        `release_until` or `release_all` puts them into the buffer. So earlier draws can be repeated just as they were.
 
         Returns:
             The online trajectories stored since, in store order.
@@ -150,12 +175,12 @@ class Experience:
         if state is not None:
             self._buffer.load_state_dict(state["buffer"])
             self._unused = dict(state["unused"])
-            self._newest_online = state["newest_online"]
-            if self._newest_online is not None:
-                stored = stored[stored.index(self._newest_online) + 1 :]
-        trajectories = [trajectory for _, trajectory in self.read(stored)]
-        self._put_online(trajectories, stored)
-        return trajectories
+            self.newest_online = state["newest_online"]
+            if self.newest_online is not None:
+                stored = stored[stored.index(self.newest_online) + 1 :]
+        self._held = deque(self.read(stored))
+        self._is_holding = True
+        return [trajectory for _, trajectory in self._held]
 
     def counters(self) -> dict[str, int]:
         """What became of the online trajectories that left the buffer."""
@@ -172,11 +197,13 @@ class Experience:
     def _unwritable(self, error: OSError) -> RunFailed:
         return RunFailed(f"{self._path} cannot be written ({error}); make room there, then resume the run")
 
-    def _put_online(self, trajectories: Sequence[Trajectory], ids: list[int]) -> None:
-        if ids:
-            self._buffer.add(list(trajectories), ids)
-            self._newest_online = ids[-1]
-            self._unused.update((id, item.min_policy_version) for id, item in zip(ids, trajectories, strict=True))
+    def _release(self, count: int) -> None:
+        if count == 0:
+            return
+        items = [self._held.popleft() for _ in range(count)]
+        self._buffer.add([trajectory for _, trajectory in items], [id for id, _ in items])
+        self.newest_online = items[-1][0]
+        self._unused.update((id, trajectory.min_policy_version) for id, trajectory in items)
 
 
 def mix_of(config: Config) -> dict[str, float]:

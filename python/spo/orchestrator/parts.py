@@ -20,6 +20,7 @@ from spo.orchestrator.evaluation import EVALUATION, EvaluationSource
 from spo.orchestrator.experience import Experience
 from spo.orchestrator.monitor import Monitor
 from spo.orchestrator.online import OnlineSource
+from spo.orchestrator.replayed import ReplayedRun
 from spo.orchestrator.schedule import ProblemSchedule
 from spo.orchestrator.trainers import Trainers
 from spo.orchestrator.workers import Workers
@@ -48,7 +49,9 @@ class Parts:
         self.info = read_run(run_dir)
         self.model = read_model(run_dir)
         config, tokenizer = self.config, self.model.tokenizer_fingerprint
-        self.training_problems = load_problems(config.problems.train, config.seed)
+        self.replayed = ReplayedRun(Path(config.experience.replay), tokenizer) if config.experience.replay else None
+        """The run whose batches are trained on again, if this is a replay."""
+        self.training_problems = [] if self.replayed else load_problems(config.problems.train, config.seed)
         self.held_out_problems = (
             load_problems(config.problems.evaluation, config.seed) if config.problems.evaluation else []
         )
@@ -62,7 +65,7 @@ class Parts:
         self.dispatcher.sources = [self.evaluation, self.online]
         self.consumption = Journal(run_dir / CONSUMPTION_FILE)
         self.evaluations = Journal(run_dir / EVALUATIONS_FILE)
-        self.batches = Batches(config, self.experience, self.online, self.dispatcher, self.consumption)
+        self.batches = Batches(config, self.experience, self.online, self.dispatcher, self.consumption, self.replayed)
         self.trainers = Trainers(self.batches, self.experience, self.monitor, self._on_version)
         self.workers = Workers(
             self.dispatcher,
@@ -73,6 +76,11 @@ class Parts:
             ready_timeout_s=config.network.stall_timeout_s,
         )
 
+    @property
+    def needs_workers(self) -> bool:
+        """Whether anything is to be sampled."""
+        return self.replayed is None or bool(self.held_out_problems)
+
     def close(self) -> None:
         """Makes everything durable and closes all files."""
         try:
@@ -81,6 +89,8 @@ class Parts:
             self.monitor.close()
             self.consumption.close()
             self.evaluations.close()
+            if self.replayed is not None:
+                self.replayed.close()
             self._lock.release()
 
     def _on_result(self, result: Result) -> None:

@@ -11,10 +11,10 @@ What goes on throughout (connections, worker processes, signals, the display) is
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import trio
 
+from spo.consumption import ConsumptionLog
 from spo.errors import RunFailed
 from spo.jsonl import read_lineage
 from spo.orchestrator.evaluation import EVALUATION, FINAL_ROUND, REFERENCE_ROUND, ROUND_KEY, Policy, Round
@@ -25,6 +25,7 @@ from spo.orchestrator.values import ValueEstimation, values_key
 from spo.progress import Status
 from spo.report import write_report
 from spo.rundir import EVALUATIONS_FILE
+from spo.store import Trajectory
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +51,18 @@ class Phases:
             RunFailed: One of them cannot be done.
         """
         parts = self._parts
-        await parts.workers.first_ready.wait()
+        if parts.needs_workers:
+            await parts.workers.first_ready.wait()
         self._enter("reference")
-        self.values = values = await self._open_values()
+        if parts.replayed is None:
+            self.values = await self._open_values()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(values.run)
+            if self.values is not None:
+                nursery.start_soon(self.values.run)
             nursery.start_soon(self._evaluate_reference)
         self._enter("waiting for the trainers")
         await parts.trainers.connected.wait()
-        await self._begin_training(values)
+        await self._begin_training()
         self._enter("training")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._evaluate_regularly)
@@ -90,30 +94,36 @@ class Phases:
         values.check_finished()
         return values
 
-    async def _begin_training(self, values: ValueEstimation) -> None:
+    async def _begin_training(self) -> None:
         parts, step = self._parts, self._parts.trainers.step
-        if parts.info.num_sessions > 1:
-            log.info("resumed after step %d", step)
-            parts.monitor.mark_resumed(step)
-            parts.evaluations.mark_resumed(step)
-            parts.consumption.mark_resumed(step)
         state = decode_state(parts.trainers.replay_state, step)
         if state is None and step > 0:
             raise RunFailed(f"the checkpoint of step {step} holds no orchestrator state; resume from another one")
+        earlier = self._mark_resumed(step) if parts.info.num_sessions > 1 else None
+        if self.values is None:
+            parts.batches.begin(step, {})
+            return
         stored = await trio.to_thread.run_sync(parts.experience.restore, state.experience if state else None)
         parts.online.restore(state.online if state else None, stored)
         if state is None and OFFLINE in mix_of(self._config):
-            parts.experience.add_offline(await trio.to_thread.run_sync(values.accepted))
-        parts.batches.begin(step, values.initial_values())
+            parts.experience.add_offline(await trio.to_thread.run_sync(self.values.accepted))
+        parts.batches.begin(step, self.values.initial_values(), earlier)
         parts.online.enabled = True
         parts.dispatcher.fill()
 
+    def _mark_resumed(self, step: int) -> ConsumptionLog | None:
+        """Notes that the run goes on after `step`; returns what was consumed, if that is to be repeated."""
+        parts = self._parts
+        log.info("resumed after step %d", step)
+        parts.monitor.mark_resumed(step)
+        parts.evaluations.mark_resumed(step)
+        if parts.replayed is None:
+            return ConsumptionLog(parts.run_dir)
+        parts.consumption.mark_resumed(step)
+        return None
+
     async def _evaluate_reference(self) -> None:
-        experience = self._parts.experience
-        stored = [item for _, item in experience.read(experience.scan(EVALUATION))]
-        await self._evaluate(
-            REFERENCE_ROUND, 0, [item for item in stored if item.metadata[ROUND_KEY] == REFERENCE_ROUND]
-        )
+        await self._evaluate(REFERENCE_ROUND, 0)
 
     async def _evaluate_regularly(self) -> None:
         """Evaluates the first version at or after each multiple of `evaluation.interval`; the last one has its own."""
@@ -127,8 +137,8 @@ class Phases:
             else:
                 await self._parts.trainers.version_changed()
 
-    async def _evaluate(self, name: str, step: int, stored: list[Any] | None = None) -> None:
-        """Does an evaluation round, unless it was done in an earlier session."""
+    async def _evaluate(self, name: str, step: int) -> None:
+        """Does an evaluation round, or what an earlier session left of it."""
         parts = self._parts
         done = {line["round"]: line for line in read_lineage(parts.run_dir / EVALUATIONS_FILE)}
         if name in done:
@@ -137,7 +147,7 @@ class Phases:
         if not parts.held_out_problems:
             return
         policy: Policy = "reference" if name == REFERENCE_ROUND else "latest"
-        self._round = parts.evaluation.start(name, step, policy, stored or [])
+        self._round = parts.evaluation.start(name, step, policy, self._stored_samples(name, step))
         parts.dispatcher.fill()
         await self._round.finished.wait()
         try:
@@ -149,6 +159,14 @@ class Phases:
         parts.evaluations.append(line, durable=True)
         parts.monitor.on_evaluation(line)
         log.info("evaluation %s: %s", name, line)
+
+    def _stored_samples(self, name: str, step: int) -> list[Trajectory]:
+        """What earlier sessions sampled for an evaluation round; steps that were undone are done again as they were."""
+        if self._parts.info.num_sessions == 1:
+            return []
+        experience = self._parts.experience
+        stored = [item for _, item in experience.read(experience.scan(EVALUATION))]
+        return [item for item in stored if item.metadata[ROUND_KEY] == name and item.min_policy_version >= step]
 
     def status(self) -> Status:
         """How far the run is, for the display."""
@@ -169,7 +187,7 @@ class Phases:
         parts = self._parts
         if parts.monitor.phase == "report":
             return ""
-        if not parts.workers.sessions:
+        if not parts.workers.sessions and parts.needs_workers:
             return "no rollout worker is ready"
         if parts.monitor.phase == "training":
             return f"waiting for {parts.batches.waiting_for}" if parts.batches.waiting_for else ""

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from spo.config import Config
-from spo.rundir import read_model
+from spo.rundir import POLICY_DIR, read_model
 from spo.trainer.checkpoint import Checkpoints
 from spo.trainer.client import OrchestratorClient
 from spo.trainer.export import save_policy
@@ -22,7 +22,6 @@ from spo.weights import WeightPublisher
 from spo.wire import read_token
 
 CHECKPOINTS_DIR = "checkpoints"
-POLICY_DIR = "policy"
 
 
 def train(config: Config, run_dir: Path, ranks: Ranks) -> None:
