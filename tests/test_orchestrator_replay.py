@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import trio
-from run_peers import ScriptedTrainer, ScriptedWorker, make_replay, make_run, orchestrate
+from run_peers import TOKENIZER, ScriptedTrainer, ScriptedWorker, make_replay, make_run, orchestrate
 
 from spo.consumption import ConsumptionLog
 from spo.errors import ConfigError, RunFailed
 from spo.jsonl import read_lineage, read_lines
 from spo.rerun import replayed_config
+from spo.store import TrajectoryStore
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +76,17 @@ def test_a_replay_gives_every_rank_the_same_batches_with_nothing_but_the_run_dir
     assert report["replay"]["first_step_with_other_losses"] is None
     assert set(report["trajectories"].values()) == {0}
     assert read_lineage(replay_dir / "consumption.jsonl") == read_lineage(run_dir / "consumption.jsonl")
+
+
+def test_rewards_that_were_revised_since_do_not_change_a_replay(tmp_path: Path) -> None:
+    run_dir, (original,) = trained(tmp_path)
+    with TrajectoryStore.open(run_dir / "store", tokenizer=TOKENIZER) as store:
+        ids = store.scan(source="online")
+        store.annotate(ids, reward=[-1.0 - reward for reward in store.read_many(ids, ["reward"])["reward"]])
+    replay_dir = make_replay(run_dir)
+    again = ScriptedTrainer(replay_dir)
+    orchestrate(replay_dir, again)
+    assert again.batches == original.batches
 
 
 def test_an_interrupted_replay_goes_on_and_can_itself_be_replayed(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "decode_trajectories",
     "encode_patch",
     "encode_trajectories",
+    "pack_batch",
 ]
 
 __version__: str

@@ -24,6 +24,8 @@ class Consumed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """B ids in the store, in the order of the batch."""
     uses: list[int]
     """How many times each had been drawn, this time included."""
+    rewards: list[float]
+    """The reward of each, as it was then: a store may be told of a revised one."""
     initial_values: list[float]
     """Q̂_0 of each one's problem."""
     token_budget: int
@@ -107,6 +109,7 @@ class ConsumptionLog:
                 f"{self._path}: the line of step {step} does not say what its batch was ({error}); "
                 "was it written by another version of spo?"
             ) from None
-        if not len(consumed.ids) == len(consumed.uses) == len(consumed.initial_values):
+        lists = (consumed.ids, consumed.uses, consumed.rewards, consumed.initial_values)
+        if len({len(column) for column in lists}) > 1:
             raise ConfigError(f"{self._path}: the line of step {step} is damaged: its lists differ in length")
         return consumed

@@ -217,6 +217,7 @@ class Batches:
             step=step,
             ids=batch.ids.tolist(),
             uses=batch.uses.tolist(),
+            rewards=batch.rewards.tolist(),
             initial_values=[self._initial_values[problem_id] for problem_id in batch.problem_ids],
             token_budget=batch.tokens.shape[1],
             num_ranks=world_size,

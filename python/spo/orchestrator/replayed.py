@@ -56,6 +56,7 @@ class ReplayedRun:
             token_budget=consumed.token_budget,
             row_multiple=world_size,
         )
+        batch.rewards[:] = consumed.rewards
         return batch, consumed
 
     def close(self) -> None:
