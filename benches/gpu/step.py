@@ -1,6 +1,6 @@
 """An SPO step of a Llama-shaped 1B model on one CUDA device: tokens/s, MFU, peak memory, and what publishing costs.
 
-    python benches/gpu/step.py [--layers 16] [--rows 4] [--row-tokens 4096] [--steps 5] [--checkpointing]
+    python benches/gpu/step.py [--layers 16] [--rows 8] [--row-tokens 4096] [--rows-per-forward 1] [--checkpointing] …
 
 The model is made here with random weights (hidden size 2048, 32 heads, 8 key-value heads, vocabulary 128,256, tied
 embeddings: 1.24 B parameters at 16 layers), so nothing is downloaded. Rows are filled with trajectories of about 1,200
@@ -54,6 +54,8 @@ def main() -> None:
                 f"batch.token_budget={arguments.row_tokens}",
                 f"optimizer.learning_rate={arguments.learning_rate}",
                 "optimizer.warmup_steps=0",
+                f"batch.rows_per_forward={arguments.rows_per_forward}",
+                f"model.logprob_chunk_tokens={arguments.chunk_tokens}",
             ],
         )
         results = {"device": torch.cuda.get_device_name(), "num_parameters": num_parameters, **vars(arguments)}
@@ -70,6 +72,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--row-tokens", type=int, default=4096)
+    parser.add_argument("--rows-per-forward", type=int, default=1)
+    parser.add_argument("--chunk-tokens", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--learning-rate", type=float, default=6e-8)
     parser.add_argument("--checkpointing", action="store_true")
