@@ -27,9 +27,11 @@ from spo.types import (
     BatchRequest,
     CheckpointSaved,
     Heartbeat,
+    MeasurePrompts,
     NewVersion,
     Pending,
     ProblemData,
+    PromptLengths,
     RunFinished,
     SavedState,
     SaveRequest,
@@ -180,17 +182,21 @@ class ScriptedWorker:
     run_dir: Path
     name: str = "scripted"
     delay_s: float = 0.0
+    starts_after_s: float = 0.0
     max_batch_size: int = 8
     lose: Callable[[Work], bool] = lambda work: False
     """Whether to vanish instead of answering this item."""
     exclude: Callable[[Work], int] = lambda work: 0
     """How many responses of this item the judge fails on."""
+    prompt_length: Callable[[str], int] = lambda problem_id: 3
+    """How long it says that a problem's prompt is."""
     prompt_template: str = "plain"
     done: list[Work] = field(default_factory=list)
     stopped: str = ""
 
     async def run(self) -> None:
         """Works until the orchestrator ends it or goes."""
+        await trio.sleep(self.starts_after_s)
         connection = await connect(self.run_dir, ToWorker)
         try:
             await connection.send(WorkerHello(name=self.name))
@@ -215,6 +221,9 @@ class ScriptedWorker:
             match message := await connection.receive():
                 case ProblemData():
                     known.add(message.problem.id)
+                case MeasurePrompts():
+                    lengths = [self.prompt_length(problem.id) for problem in message.problems]
+                    await connection.send(PromptLengths(lengths=lengths))
                 case NewVersion():
                     version = message.version
                     await connection.send(Heartbeat(engine_steps=1, policy_version=version, num_tokens=0))

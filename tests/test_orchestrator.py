@@ -18,7 +18,7 @@ from spo.errors import ConfigError, RunFailed
 from spo.jsonl import read_lineage
 from spo.orchestrator.run import run_directory
 from spo.store import TrajectoryStore
-from spo.types import Work
+from spo.types import MeasurePrompts, Work
 from spo.values import initial_value
 from spo.wire import ADDRESS_FILE
 
@@ -184,10 +184,47 @@ def test_without_accepted_reference_samples_an_offline_share_is_refused_by_name(
     assert "batch.online_fraction" in trainer.stopped
 
 
-def test_a_prompt_too_long_for_a_row_is_refused_by_name(tmp_path: Path) -> None:
-    run_dir = make_run(tmp_path, "batch.token_budget=25")
-    with pytest.raises(RunFailed, match=r"problem train\d: its prompt of 3 tokens .*batch\.token_budget=27 or more"):
-        orchestrate(run_dir, ScriptedTrainer(run_dir), ScriptedWorker(run_dir))
+def test_problems_with_prompts_too_long_for_a_row_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = make_run(tmp_path)
+    trainer = ScriptedTrainer(run_dir)
+    worker = ScriptedWorker(run_dir, prompt_length=lambda id: {"train1": 41, "train4": 999}.get(id, 40))
+    orchestrate(run_dir, trainer, worker)
+    assert trainer.finished
+    sampled = {work.problem_id for work in worker.done if work.source != "evaluation"}
+    assert sampled == {"train0", "train2", "train3", "train5"}
+    assert {work.problem_id for work in worker.done if work.source == "online"} == sampled
+    report = json.loads((run_dir / "report.json").read_text())
+    assert report["problems"] == {
+        "train": 4, "evaluation": 3, "max_prompt_tokens": 40, "too_long": {"train1": 41, "train4": 999}
+    }  # fmt: skip
+    assert "4 to train on, 3 held out; 2 left out, their prompts being too long" in (run_dir / "report.md").read_text()
+    assert read_lineage(run_dir / "metrics.jsonl")[-1]["problems/too_long"] == 2
+    assert "2 of 6 training problems are left out" in caplog.text
+    assert "train1 (41 tokens), train4 (999 tokens)" in caplog.text
+
+
+def test_without_any_prompt_that_fits_the_run_ends_with_what_would(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path)
+    trainer = ScriptedTrainer(run_dir)
+    worker = ScriptedWorker(run_dir, prompt_length=lambda id: 41 + int(id.removeprefix("train")))
+    with pytest.raises(RunFailed, match=r"all 6 .* prompt of 41 tokens .* set batch\.token_budget=65 or more"):
+        orchestrate(run_dir, trainer, worker)
+
+
+def test_prompts_are_measured_by_another_worker_when_the_first_is_lost(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path)
+
+    class Vanishing(ScriptedWorker):
+        async def _work(self, connection: object) -> None:
+            while not isinstance(await connection.receive(), MeasurePrompts):
+                pass
+
+    trainer = ScriptedTrainer(run_dir)
+    second = ScriptedWorker(run_dir, name="second", starts_after_s=0.1)
+    orchestrate(run_dir, trainer, Vanishing(run_dir), second)
+    assert trainer.finished
 
 
 def test_a_trainer_lost_in_training_ends_the_run_and_the_workers(tmp_path: Path) -> None:

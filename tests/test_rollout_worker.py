@@ -25,8 +25,10 @@ from spo.rollout.worker import Parts, run_worker
 from spo.store import Trajectory, decode_trajectories
 from spo.types import (
     Heartbeat,
+    MeasurePrompts,
     NewVersion,
     ProblemData,
+    PromptLengths,
     Shutdown,
     Stop,
     ToOrchestrator,
@@ -217,16 +219,21 @@ async def test_what_the_judge_fails_on_is_left_out_and_counted() -> None:
 
 
 async def test_work_that_cannot_be_done_fails_with_the_reason_and_harms_no_other() -> None:
-    long = Problem("test/long", "test", "x" * 5000, PROBLEM.tests)
     async with running(parts_maker()) as orchestrator:
-        await orchestrator.send(ProblemData(problem=PROBLEM), ProblemData(problem=long))
-        await orchestrator.send(work(1, problem_id="test/unknown"), work(2, problem_id=long.id), work(3))
-        await orchestrator.send(work(4, top_p=7.0))
-        results = await orchestrator.results(4)
+        await orchestrator.send(ProblemData(problem=PROBLEM))
+        await orchestrator.send(work(1, problem_id="test/unknown"), work(3), work(4, top_p=7.0))
+        results = await orchestrator.results(3)
     assert isinstance(results[3], WorkDone)
-    for work_id, reason in ((1, "was not sent"), (2, "batch.token_budget=4096"), (4, "top_p 7.0")):
+    for work_id, reason in ((1, "was not sent"), (4, "top_p 7.0")):
         assert isinstance(results[work_id], WorkFailed)
         assert reason in results[work_id].reason
+
+
+async def test_prompts_are_measured_in_tokens() -> None:
+    problems = [Problem("test/long", "test", "x" * 5000, ()), PROBLEM]
+    async with running(parts_maker()) as orchestrator:
+        await orchestrator.send(MeasurePrompts(problems=problems))
+        assert await orchestrator.receive() == PromptLengths(lengths=[5000, len(PROBLEM.statement)])
 
 
 async def test_published_weights_are_applied_while_work_goes_on_and_waited_for_where_asked() -> None:

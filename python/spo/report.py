@@ -21,6 +21,7 @@ from spo.rundir import (
     EVALUATIONS_FILE,
     METRICS_FILE,
     POLICY_DIR,
+    PROBLEMS_FILE,
     REPORT_DATA_FILE,
     REPORT_FILE,
     RunInfo,
@@ -96,6 +97,7 @@ def build_report(run_dir: Path, finished: bool) -> dict[str, Any]:
         "trajectories": {
             source: totals.get(f"trajectories_{source}", 0) for source in ("reference", "evaluation", "online")
         },
+        "problems": _problems(run_dir),
         "programs_judged": totals.get("programs_judged", 0),
         "responses_excluded": totals.get("excluded", 0),
         "judge_cpu_s": round(totals.get("judge_cpu_s", 0.0), 3),
@@ -132,6 +134,15 @@ def to_markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
     if plots:
         parts += ["## Plots", *(f"![{name}]({PLOTS_DIR}/{name}.png)" for name in plots)]
     return "\n\n".join(parts) + "\n"
+
+
+def _problems(run_dir: Path) -> dict[str, Any]:
+    """Which problems the run has; empty while they have not been looked at."""
+    try:
+        content: dict[str, Any] = msgspec.json.decode((run_dir / PROBLEMS_FILE).read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        return {}
+    return content
 
 
 def _round(line: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -249,10 +260,18 @@ def _effort_rows(report: Mapping[str, Any]) -> list[list[str]]:
         ["tokens trained", f"{report['tokens']['trained']:,} ({rates['tokens_trained_per_s']:.0f}/s in training)"],
         ["optimiser steps", f"{report['steps']:,} ({rates['steps_per_s']:.2f}/s)"],
         ["trajectories", ", ".join(f"{count:,} {source}" for source, count in trajectories.items())],
+        *_problem_rows(report["problems"]),
         ["programs judged", f"{report['programs_judged']:,} ({report['judge_cpu_s']:.0f} s CPU)"],
         ["staleness", f"mean {report['staleness']['mean']:.1f}, at most {report['staleness']['max']:.0f} steps"],
         ["restarts", f"{restarts['run']} of the run, {restarts['workers']} of workers"],
     ]
+
+
+def _problem_rows(problems: Mapping[str, Any]) -> list[list[str]]:
+    if not problems:
+        return []
+    too_long = f"; {len(problems['too_long']):,} left out, their prompts being too long" if problems["too_long"] else ""
+    return [["problems", f"{problems['train']:,} to train on, {problems['evaluation']:,} held out{too_long}"]]
 
 
 def _with_interval(line: Mapping[str, Any], name: str) -> str:

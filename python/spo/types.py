@@ -16,7 +16,7 @@ import msgspec
 
 from spo.problems import Problem
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised whenever a message changes; processes of different versions refuse each other."""
 
 
@@ -96,6 +96,13 @@ class WorkerReady(Message, frozen=True):
     """How many responses its engine samples at once."""
     isolation_tier: str
     """What its judge's sandbox gives on its host."""
+
+
+class PromptLengths(Message, frozen=True):
+    """The answer to `MeasurePrompts`."""
+
+    lengths: list[int]
+    """Tokens of the prompts, in the order of the problems."""
 
 
 class WorkDone(Message, frozen=True):
@@ -198,6 +205,13 @@ class WorkerSetup(Message, frozen=True):
     """The ranks' weight publishers in rank order; empty until the trainers are there (see `NewVersion`)."""
 
 
+class MeasurePrompts(Message, frozen=True):
+    """How long are the prompts of these problems? Asked of a worker that is ready, one such question at a time."""
+
+    problems: list[Problem]
+    """Without tests and solutions."""
+
+
 class ProblemData(Message, frozen=True):
     """A problem, sent to a worker before the first work item that needs it."""
 
@@ -244,6 +258,7 @@ ToOrchestrator = (
     | TrainingDone
     | WorkerHello
     | WorkerReady
+    | PromptLengths
     | WorkDone
     | WorkFailed
     | Heartbeat
@@ -253,5 +268,5 @@ ToOrchestrator = (
 ToTrainer = Pending | Batch | SavedState | RunFinished | Stop
 """What a trainer rank accepts."""
 
-ToWorker = WorkerSetup | ProblemData | Work | NewVersion | Shutdown | Stop
+ToWorker = WorkerSetup | MeasurePrompts | ProblemData | Work | NewVersion | Shutdown | Stop
 """What a rollout worker accepts."""

@@ -37,7 +37,8 @@ class OnlineSource:
 
     def __init__(self, config: Config, schedule: ProblemSchedule, experience: Experience) -> None:
         self._config = config
-        self._schedule = schedule
+        self.schedule = schedule
+        """Of the training problems; fixed once there is work."""
         self._experience = experience
         self._per_step = per_step(config, ONLINE)
         self._next = 0
@@ -122,7 +123,7 @@ class OnlineSource:
         sampling = self._config.sampling
         return Work(
             work_id=0,
-            problem_id=self._schedule.problem_at(number),
+            problem_id=self.schedule.problem_at(number),
             policy="latest",
             min_policy_version=version,
             source=ONLINE,

@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 
 from spo.config import Config, read_resolved, to_toml
-from spo.errors import ProblemError, RunFailed
+from spo.errors import ProblemError
 from spo.jsonl import Journal
 from spo.locks import RunLock
 from spo.orchestrator.batches import Batches
 from spo.orchestrator.dispatch import Dispatcher, Result
-from spo.orchestrator.evaluation import EVALUATION, EvaluationSource
+from spo.orchestrator.evaluation import EvaluationSource
 from spo.orchestrator.experience import Experience
 from spo.orchestrator.monitor import Monitor
 from spo.orchestrator.online import OnlineSource
@@ -57,8 +57,9 @@ class Parts:
         )
         self.problems = _by_id(self.training_problems, self.held_out_problems)
         self.experience = Experience(run_dir, tokenizer, config)
-        schedule = ProblemSchedule([problem.id for problem in self.training_problems], config.seed)
-        self.online = OnlineSource(config, schedule, self.experience)
+        self.too_long: dict[str, int] = {}
+        """Training problems that were left out, with the tokens of their prompts."""
+        self.online = OnlineSource(config, self._schedule(), self.experience)
         self.evaluation = EvaluationSource(config, self.held_out_problems, self.experience)
         self.monitor = Monitor(config, run_dir, self.info, self._gauges)
         self.dispatcher = Dispatcher(self._on_result, lambda: self.monitor.count("work_redispatched"))
@@ -81,6 +82,12 @@ class Parts:
         """Whether anything is to be sampled."""
         return self.replayed is None or bool(self.held_out_problems)
 
+    def leave_out(self, too_long: Mapping[str, int]) -> None:
+        """Trains without these problems, given with their prompts' tokens; to be called before anything is due."""
+        self.too_long = dict(too_long)
+        self.training_problems = [problem for problem in self.training_problems if problem.id not in too_long]
+        self.online.schedule = self._schedule()
+
     def close(self) -> None:
         """Makes everything durable and closes all files."""
         try:
@@ -93,26 +100,12 @@ class Parts:
                 self.replayed.close()
             self._lock.release()
 
+    def _schedule(self) -> ProblemSchedule:
+        return ProblemSchedule([problem.id for problem in self.training_problems], self.config.seed)
+
     def _on_result(self, result: Result) -> None:
-        if result.work.source != EVALUATION:
-            self._check_length(result)
         self.monitor.on_result(result)
         self.batches.notify()
-
-    def _check_length(self, result: Result) -> None:
-        """Refuses problems whose responses could be too long to be trained on.
-
-        Raises:
-            RunFailed: Prompt and longest response exceed a row.
-        """
-        prompt = max((len(item.prompt_tokens) for item in result.trajectories), default=0)
-        longest = prompt + self.config.sampling.max_new_tokens
-        if longest > self.config.batch.token_budget:
-            raise RunFailed(
-                f"problem {result.work.problem_id}: its prompt of {prompt} tokens and sampling.max_new_tokens="
-                f"{self.config.sampling.max_new_tokens} exceed batch.token_budget={self.config.batch.token_budget}; "
-                f"set batch.token_budget={longest} or more, lower sampling.max_new_tokens, or leave the problem out"
-            )
 
     def _on_version(self, version: int, publishers: list[str]) -> None:
         self.online.published_version = version
@@ -131,6 +124,8 @@ class Parts:
             "replay/evicted_unused": counters["evicted_unused"],
             "weights/version": self.online.published_version,
             "weights/worker_lag": self.online.published_version - min(versions, default=self.online.published_version),
+            "problems/train": len(self.training_problems),
+            "problems/too_long": len(self.too_long),
             "workers/ready": len(versions),
             "workers/responses_on_way": self.dispatcher.num_responses,
         }

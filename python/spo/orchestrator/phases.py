@@ -1,5 +1,6 @@
 """The phases that a run goes through, and how far it is in them.
 
+    measuring prompts  those that leave no room for a response are left out
     reference          reference samples of the training problems for Q̂_0, and the held-out problems' first evaluation
     training           workers sample with the latest policy, trainers ask for batches; evaluations go on beside it
     final evaluation   of the last policy
@@ -20,6 +21,7 @@ from spo.jsonl import read_lineage
 from spo.orchestrator.evaluation import EVALUATION, FINAL_ROUND, REFERENCE_ROUND, ROUND_KEY, Policy, Round
 from spo.orchestrator.experience import OFFLINE, mix_of
 from spo.orchestrator.parts import Parts
+from spo.orchestrator.prompts import leave_out_long_prompts
 from spo.orchestrator.state import decode_state
 from spo.orchestrator.values import ValueEstimation, values_key
 from spo.progress import Status
@@ -53,6 +55,9 @@ class Phases:
         parts = self._parts
         if parts.needs_workers:
             await parts.workers.first_ready.wait()
+        if parts.training_problems:
+            self._enter("measuring prompts")
+            await leave_out_long_prompts(parts)
         self._enter("reference")
         if parts.replayed is None:
             self.values = await self._open_values()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
@@ -19,8 +19,10 @@ from spo.orchestrator.dispatch import Dispatcher
 from spo.problems import Problem
 from spo.types import (
     Heartbeat,
+    MeasurePrompts,
     NewVersion,
     ProblemData,
+    PromptLengths,
     Shutdown,
     Stop,
     ToOrchestrator,
@@ -38,6 +40,9 @@ SILENCE_TIMEOUT_S = 60.0
 OVERLAP = 0.5
 """A worker is given this much more than one batch of its engine, so that judging and sampling overlap."""
 
+_POLL_S = 0.2
+"""While there is no worker to be asked, one is looked for this often."""
+
 log = logging.getLogger(__name__)
 
 
@@ -54,6 +59,8 @@ class WorkerSession:
         self.ready: WorkerReady | None = None
         self._problems = problems
         self._known: set[str] = set()
+        self.lengths, self._measured = trio.open_memory_channel[list[int]](1)
+        """Where its answers to `MeasurePrompts` go; closed when it is gone."""
         self._send, self._outbox = trio.open_memory_channel[msgspec.Struct](math.inf)
 
     def give(self, work: Work) -> None:
@@ -66,6 +73,14 @@ class WorkerSession:
     def tell(self, message: msgspec.Struct) -> None:
         """Queues a message; what is in the queue is bounded by `capacity` and a few versions."""
         self._send.send_nowait(message)
+
+    async def measure(self, problems: Sequence[Problem]) -> list[int] | None:
+        """The lengths of the problems' prompts in tokens; None if the worker went."""
+        self.tell(MeasurePrompts(problems=list(problems)))
+        try:
+            return await self._measured.receive()
+        except trio.EndOfChannel:
+            return None
 
     async def send_queued(self) -> None:
         """Sends what is queued, for as long as the session lasts."""
@@ -140,8 +155,18 @@ class Workers:
             log.log(level, "worker %s is gone: %s", session.name, group.exceptions[0])
         finally:
             del self._sessions[hello.name]
+            session.lengths.close()
             if session.ready is not None:
                 self._dispatcher.remove_worker(session)
+
+    async def prompt_lengths(self, problems: Sequence[Problem]) -> list[int]:
+        """How many tokens the prompts of `problems` have, by whichever worker is ready; waits for one."""
+        while True:
+            lengths = await self.sessions[0].measure(problems) if self.sessions else None
+            if lengths is not None:
+                self._on_progress()
+                return lengths
+            await trio.sleep(_POLL_S)
 
     def new_version(self, version: int, publishers: list[str]) -> None:
         """Tells all workers of a policy version."""
@@ -172,6 +197,8 @@ class Workers:
                     self._welcome(session, message)
                 case Heartbeat():
                     self._heard(session, message)
+                case PromptLengths(lengths=lengths):
+                    await session.lengths.send(lengths)
                 case WorkDone():
                     self._on_progress()
                     self._dispatcher.done(session, message)

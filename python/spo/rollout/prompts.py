@@ -1,8 +1,8 @@
 """From a problem to the tokens of its prompt, and from a response's tokens to its text.
 
 With a chat template the statement is the user's message, else it is the prompt as it stands. How prompts are rendered
-has a name (`prompt_template`), since values estimated under one rendering mean nothing under another. The length of
-prompts is judged here, too; which program a text holds is not (`spo.problems.extract_code`).
+has a name (`prompt_template`), since values estimated under one rendering mean nothing under another. Which program a
+text holds is not decided here (`spo.problems.extract_code`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from spo.errors import ConfigError, ProblemError
+from spo.errors import ConfigError
 from spo.problems import Problem
 
 
@@ -90,20 +90,6 @@ def prompt_text(problem: Problem, instruction: str = "") -> str:
     """What the policy is told: the statement, what kind of answer is wanted, and the code to start from, if any."""
     code = f"Start from this code:\n\n```python\n{problem.starter_code}\n```" if problem.starter_code else ""
     return "\n\n".join(part for part in (problem.statement, instruction, code) if part)
-
-
-def check_length(problem_id: str, num_prompt_tokens: int, max_new_tokens: int, token_budget: int) -> None:
-    """Refuses a prompt whose longest response could not be trained on.
-
-    Raises:
-        ProblemError: Prompt and response may exceed the row of a batch.
-    """
-    if num_prompt_tokens + max_new_tokens > token_budget:
-        raise ProblemError(
-            f"problem {problem_id}: its prompt has {num_prompt_tokens} tokens; with {max_new_tokens} new ones that "
-            f"exceeds batch.token_budget={token_budget}; raise it, lower sampling.max_new_tokens, or leave the "
-            "problem out"
-        )
 
 
 def _end_tokens(tokenizer: Any, model_path: Path) -> tuple[int, ...]:

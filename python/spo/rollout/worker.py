@@ -19,12 +19,14 @@ from spo.problems import Problem
 from spo.rollout.engine import Engine, Request, Response
 from spo.rollout.follower import Follower, Subscriber
 from spo.rollout.grading import Grade, Grader
-from spo.rollout.prompts import Codec, check_length
+from spo.rollout.prompts import Codec
 from spo.store import Trajectory, encode_trajectories
 from spo.types import (
     Heartbeat,
+    MeasurePrompts,
     NewVersion,
     ProblemData,
+    PromptLengths,
     Shutdown,
     Stop,
     ToWorker,
@@ -124,6 +126,9 @@ class Worker:
             match await self._connection.receive():
                 case ProblemData(problem=problem):
                     self._problems[problem.id] = problem
+                case MeasurePrompts(problems=problems) if self._parts is not None:
+                    lengths = [len(self._parts.codec.encode_prompt(problem)) for problem in problems]
+                    await self._connection.send(PromptLengths(lengths=lengths))
                 case Work() as work:
                     await self._send_work.send(work)
                 case NewVersion() as message:
@@ -193,8 +198,6 @@ class Worker:
         if problem is None:
             raise ProblemError(f"problem {work.problem_id} was not sent before the work that needs it")
         prompt = parts.codec.encode_prompt(problem)
-        if work.source != "evaluation":
-            check_length(problem.id, len(prompt), work.max_new_tokens, self._config.batch.token_budget)
         if work.policy == "latest":
             await follower.wait_for(work.min_policy_version, self._config.network.stall_timeout_s)
         responses = await parts.engine.generate(_requests(work, prompt))
