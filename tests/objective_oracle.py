@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 BETA = 1 / math.log(100_000)
 
+REGRESSIONS = ("terminal_q", "reverse_q", "advantage", "mc_q")
 COMBINATIONS = [
     ("terminal_q", "squared", "none"),
     ("terminal_q", "cross_entropy", "none"),

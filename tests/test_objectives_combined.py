@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spo.config import Config, ObjectiveConfig, ObjectiveTerm, load_config, parse_config, to_toml
 from spo.errors import ConfigError
-from spo.trainer.objectives import OBJECTIVES, Metrics, make_objective
+from spo.trainer.objectives import OBJECTIVES, Metrics, grpo, make_objective
 
 SOURCES = ("online", "offline", "annotated", "online", "offline")
 
@@ -105,13 +105,34 @@ def test_a_term_for_a_source_needs_the_sources() -> None:
         make_objective(ObjectiveConfig(sources=("online",)))(*tensors(4)[0])
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", oracle.REGRESSIONS)
 def test_every_objective_can_be_configured_by_its_name_alone(name: str) -> None:
     config = load_config("tiny", [f"objective.name={name}"])
     data, extras = tensors(5)
     mean, _ = make_objective(config.objective)(*data, sources=SOURCES, **extras)
     expected_mean = expected(name, "cross_entropy", [0, 1, 2, 3, 4], 5) / 5
     assert mean.item() == pytest.approx(expected_mean, rel=1e-12)
+
+
+ON_POLICY = ("sampling.temperature_min=1.0", "sampling.temperature_max=1.0", "sampling.top_p=1.0")
+
+
+def test_a_regression_and_a_policy_gradient_are_summed_each_on_its_trajectories() -> None:
+    term = 'objective.terms=[{name="grpo", sources=["online"], weight=0.5}]'
+    config = load_config("tiny", [*ON_POLICY, term, "objective.ratio_clip=0.1"])
+    data, _ = tensors(6)
+    behavior, rate = data[0].detach() - 0.05, torch.tensor([0.5, math.nan, math.nan, 0.5, math.nan])
+    extras = {"behavior_logprobs_BT": behavior, "group_success_rate_B": rate}
+    mean, metrics = make_objective(config.objective)(*data, sources=SOURCES, **extras)
+    rows = torch.tensor([0, 3])
+    own = {"behavior_logprobs_BT": behavior[rows], "group_success_rate_B": rate[rows]}
+    beta = config.objective.beta
+    alone, _ = grpo(*(value[rows] for value in data), beta=beta, ratio_clip=0.1, **own)
+    total = expected("terminal_q", "cross_entropy", [0, 1, 2, 3, 4], 6) / 5 + 0.5 * 2 / 5 * alone.item()
+    assert mean.item() == pytest.approx(total, rel=1e-9)
+    assert metrics["loss/importance_ratio"][1] == data[2][rows].sum()
+    with pytest.raises(TypeError, match="behavior_logprobs_BT"):
+        make_objective(config.objective)(*data, sources=SOURCES)
 
 
 def test_terms_are_read_from_overrides_and_survive_being_written_out() -> None:
@@ -143,6 +164,19 @@ def test_terms_are_read_from_overrides_and_survive_being_written_out() -> None:
         ),
         (['objective.terms=[{name="reverse_q", weight=0.0}]'], r"weight"),
         (['objective.terms=[{loss="squared"}]'], r"missing required field `name`"),
+        (
+            ["objective.name=grpo"],
+            r"objective: grpo needs samples of the policy as it is; set sampling\.temperature_min",
+        ),
+        (
+            ["objective.name=oapl", *ON_POLICY],
+            r"objective: oapl cannot learn from offline trajectories; set objective\.so",
+        ),
+        (
+            ["objective.name=grpo", "batch.online_fraction=1.0", "sampling.samples_per_problem=1", *ON_POLICY],
+            r"objective: grpo compares the responses to a problem; set sampling\.samples_per_problem",
+        ),
+        (["objective.name=grpo", "objective.loss=squared"], r"objective: grpo is no regression: it takes neither loss"),
         (['objective.terms=[{name="mc_q", gain=1}]'], r"terms\[0\]: .*unknown field `gain`; the fields are name, loss"),
     ],
 )

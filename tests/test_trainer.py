@@ -15,7 +15,9 @@ from trainer_harness import FakeOrchestrator, make_model, make_run, serving
 from transformers import AutoModelForCausalLM
 
 from spo.errors import ConnectionLost, RunFailed
+from spo.objective_rules import SAMPLED
 from spo.trainer.loop import train
+from spo.trainer.objectives import OBJECTIVES
 from spo.trainer.parallel import Ranks, start_ranks, stop_ranks
 
 
@@ -186,9 +188,13 @@ def test_an_untied_head_is_trained_and_published_too(tmp_path: Path, ranks: Rank
     np.testing.assert_array_equal(after["lm_head.weight"], run.policy()["lm_head.weight"].numpy())
 
 
-@pytest.mark.parametrize("name", ["reverse_q", "advantage", "mc_q"])
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"terminal_q"}))
 def test_every_objective_trains(name: str, tmp_path: Path, model: Path, ranks: Ranks) -> None:
-    run = run_one_rank(tmp_path / "run", model, ranks, f"objective.name={name}", "trainer.total_steps=2")
+    settings = [f"objective.name={name}", "trainer.total_steps=2"]
+    if name in SAMPLED:
+        settings += ["sampling.temperature_min=1.0", "sampling.temperature_max=1.0", "sampling.top_p=1.0"]
+        settings += ["batch.online_fraction=1.0"]
+    run = run_one_rank(tmp_path / "run", model, ranks, *settings)
     assert run.told.metrics[1]["loss/log_ratio"] == 0.0
     assert run.told.metrics[2]["loss/log_ratio"] != 0.0
     assert all(np.isfinite(value) for value in run.told.metrics[2].values())

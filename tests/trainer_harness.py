@@ -106,6 +106,8 @@ def make_batch(step: int, rank: int, world_size: int) -> Batch:
         rewards=(-generator.integers(0, 2, NUM_TRAJECTORIES)).astype(np.float32).tobytes(),
         initial_values=generator.uniform(-0.3, 0.0, NUM_TRAJECTORIES).astype(np.float32).tobytes(),
         sources=["online"] * NUM_TRAJECTORIES,
+        behavior_logprobs=np.full(tokens[rows].shape, -4.0, np.float32).tobytes(),
+        group_success_rates=np.full(NUM_TRAJECTORIES, 0.5, np.float32).tobytes(),
     )
 
 

@@ -80,6 +80,8 @@ class ObjectiveConfig(Section, frozen=True):
     """Predicted log-probabilities are clipped at minus this; a failure's gradient is at most about its inverse."""
     mc_weight: PositiveFloat = 1.0
     """Weight of `mc_q`'s Monte-Carlo terms beside its terminal one."""
+    ratio_clip: Annotated[float, Meta(gt=0, lt=1)] = 0.2
+    """How far a token's probability may be from the sampler's, as a ratio, before a policy gradient leaves it alone."""
 
 
 class OptimizerConfig(Section, frozen=True):

@@ -13,7 +13,7 @@ from spo.errors import ConfigError
 if TYPE_CHECKING:
     from spo.config import Config, ObjectiveConfig, ObjectiveTerm
 
-ObjectiveName = Literal["terminal_q", "reverse_q", "advantage", "mc_q"]
+ObjectiveName = Literal["terminal_q", "reverse_q", "advantage", "mc_q", "policy_gradient", "grpo", "oapl"]
 LossName = Literal["cross_entropy", "squared"]
 WarpName = Literal["default", "none", "sigmoid", "tanh", "arctan", "asinh"]
 
@@ -33,6 +33,11 @@ The cross-entropy wants probabilities: values that are their logarithms, or the 
 no such logarithm.
 """
 
+SAMPLED = frozenset({"policy_gradient", "grpo", "oapl"})
+"""No regressions: they learn from the log-probabilities that the sampler drew each token with."""
+GROUPED = frozenset({"grpo", "oapl"})
+"""Of these, the ones that compare the responses to a problem that were sampled together."""
+
 
 def resolve_warp(name: str, loss: str, warp: str) -> str:
     """The warp that an objective is computed with, where `default` is the first that goes with the loss.
@@ -40,8 +45,12 @@ def resolve_warp(name: str, loss: str, warp: str) -> str:
     Raises:
         ValueError: The objective does not exist, or does not take this loss or warp; says what it takes.
     """
+    if name in SAMPLED:
+        if loss != "cross_entropy" or warp != "default":
+            raise ValueError(f"{name} is no regression: it takes neither loss nor warp; leave both out")
+        return "none"
     if name not in WARPS_OF:
-        raise ValueError(f"name {name!r}: the objectives are {', '.join(WARPS_OF)}")
+        raise ValueError(f"name {name!r}: the objectives are {', '.join((*WARPS_OF, *sorted(SAMPLED)))}")
     if loss not in WARPS_OF[name]:
         raise ValueError(f"loss {loss!r}: {name} takes {' or '.join(WARPS_OF[name])}")
     allowed = WARPS_OF[name][loss]
@@ -51,7 +60,7 @@ def resolve_warp(name: str, loss: str, warp: str) -> str:
 
 
 def check_objective(config: Config) -> None:
-    """Checks that the objective and each of its terms takes the loss and warp that it is given.
+    """Checks that the objective and its terms take the losses and warps that they are given, and the run's sampling.
 
     Raises:
         ConfigError: They do not; names the field and the fix.
@@ -61,9 +70,29 @@ def check_objective(config: Config) -> None:
             resolve_warp(term.name, term.loss, term.warp)
         except ValueError as error:
             raise ConfigError(f"{field}: {error}") from None
+        if term.name in SAMPLED:
+            _check_sampling(config, field, term)
 
 
 def objective_terms(config: ObjectiveConfig) -> list[tuple[str, ObjectiveConfig | ObjectiveTerm]]:
     """The terms of the sum, each with the name of its setting: the objective itself, then those added to it."""
     added = [(f"objective.terms[{index}]", term) for index, term in enumerate(config.terms)]
     return [("objective", config), *added]
+
+
+def _check_sampling(config: Config, field: str, term: ObjectiveConfig | ObjectiveTerm) -> None:
+    sampling = config.sampling
+    if (sampling.temperature_min, sampling.temperature_max, sampling.top_p) != (1.0, 1.0, 1.0):
+        raise ConfigError(
+            f"{field}: {term.name} needs samples of the policy as it is; set sampling.temperature_min, "
+            "sampling.temperature_max and sampling.top_p to 1"
+        )
+    if config.batch.online_fraction < 1 and term.sources != ("online",):
+        raise ConfigError(
+            f'{field}: {term.name} cannot learn from offline trajectories; set {field}.sources to ["online"], or '
+            "batch.online_fraction to 1"
+        )
+    if term.name in GROUPED and sampling.samples_per_problem < 2:
+        raise ConfigError(
+            f"{field}: {term.name} compares the responses to a problem; set sampling.samples_per_problem to 2 or more"
+        )

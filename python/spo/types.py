@@ -174,6 +174,17 @@ class Batch(Message, frozen=True):
     """float32 [B], whole batch: Q̂_0 of each trajectory's problem (Sec. 3.1.3)."""
     sources: list[str]
     """B sources, whole batch."""
+    behavior_logprobs: bytes = b""
+    """float32 [R, T]: ln of the probability that each response token was drawn with; empty where the objective needs
+    none."""
+    group_success_rates: bytes = b""
+    """float32 [B], whole batch: share of the responses sampled together with each that was accepted, NaN where that is
+    not known; empty where the objective needs none."""
+    mc_successes: bytes = b""
+    """uint16 [R, T]: successful continuations from after each response token; empty where the objective needs none, or
+    the batch has none."""
+    mc_rollouts: bytes = b""
+    """uint16 [R, T]: all continuations from there, 0 where none were sampled."""
 
 
 class SavedState(Message, frozen=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,8 @@ class MicroBatch:
     initial_value_B: Tensor
     sources: tuple[str, ...]
     """Of each trajectory."""
+    extras: dict[str, Tensor]
+    """What some objectives take besides, by the names of their arguments; those of tokens are [B, L]."""
     num_tokens: int
     """Prompts' and responses', without padding."""
 
@@ -58,6 +61,7 @@ def micro_batches(batch: Batch, rows_per_forward: int, device: torch.device) -> 
         response_mask_RT = np.frombuffer(batch.response_mask, np.uint8).reshape(shape) != 0
         reward_B = np.frombuffer(batch.rewards, np.float32).reshape(batch.num_trajectories)
         initial_value_B = np.frombuffer(batch.initial_values, np.float32).reshape(batch.num_trajectories)
+        token_extras, trajectory_extras = _extras(batch)
     except ValueError as error:
         raise ConnectionLost(f"the batch of step {batch.step} does not fit its own shape: {error}") from error
     if (response_mask_RT & (position_ids_RT == 0)).any():
@@ -71,6 +75,11 @@ def micro_batches(batch: Batch, rows_per_forward: int, device: torch.device) -> 
         # Columns that are padding in all of these rows need no computing.
         width = _used_width(segment_ids_RT[rows])
         trajectory_B, index_N, mask_BL = _responses(segment_ids_RT[rows, :width], response_mask_RT[rows, :width])
+        extras = {name: tensor(value[trajectory_B], torch.float32) for name, value in trajectory_extras.items()}
+        for name, value_RT in token_extras.items():
+            value_BL = np.zeros(mask_BL.shape, np.float32)
+            value_BL[mask_BL] = value_RT[rows, :width].ravel()[index_N]
+            extras[name] = tensor(value_BL, torch.float32)
         yield MicroBatch(
             tokens_RT=tensor(tokens_RT[rows, :width], torch.int64),
             position_ids_RT=tensor(position_ids_RT[rows, :width], torch.int64),
@@ -78,9 +87,29 @@ def micro_batches(batch: Batch, rows_per_forward: int, device: torch.device) -> 
             mask_BL=tensor(mask_BL, torch.bool),
             reward_B=tensor(reward_B[trajectory_B], torch.float32),
             initial_value_B=tensor(initial_value_B[trajectory_B], torch.float32),
+            extras=extras,
             sources=tuple(batch.sources[trajectory] for trajectory in trajectory_B),
             num_tokens=int((segment_ids_RT[rows] >= 0).sum()),
         )
+
+
+def _extras(batch: Batch) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
+    """Those that the batch has: by token [R, T], and by trajectory [B]."""
+    by_token = {
+        "behavior_logprobs_BT": (batch.behavior_logprobs, np.float32),
+        "mc_successes_BT": (batch.mc_successes, np.uint16),
+        "mc_rollouts_BT": (batch.mc_rollouts, np.uint16),
+    }
+    by_trajectory = {"group_success_rate_B": (batch.group_success_rates, np.float32)}
+    shape = (batch.num_rows, batch.num_tokens)
+    return (
+        {name: np.frombuffer(data, dtype).reshape(shape) for name, (data, dtype) in by_token.items() if data},
+        {
+            name: np.frombuffer(data, dtype).reshape(batch.num_trajectories)
+            for name, (data, dtype) in by_trajectory.items()
+            if data
+        },
+    )
 
 
 def _used_width(segment_ids_RT: npt.NDArray[np.int32]) -> int:

@@ -90,6 +90,7 @@ class Learner:
             micro.reward_B,
             micro.initial_value_B,
             sources=micro.sources,
+            **micro.extras,
         )
         # Rows without a trajectory go through backward too, so that the ranks' collectives match.
         share = len(micro.reward_B) / num_trajectories

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spo.config import ObjectiveConfig
+from spo.config import ObjectiveConfig, ObjectiveTerm
 from spo.objective_rules import objective_terms
 from spo.trainer.objectives.common import Metrics, advantages, by_outcome, value_metrics
+from spo.trainer.objectives.policy_gradient import grpo, oapl, policy_gradient
 from spo.trainer.objectives.regression import advantage, mc_q, reverse_q, terminal_q
 
 OBJECTIVES: dict[str, Callable[..., tuple[Tensor, Metrics]]] = {
@@ -26,11 +27,26 @@ OBJECTIVES: dict[str, Callable[..., tuple[Tensor, Metrics]]] = {
     "reverse_q": reverse_q,
     "advantage": advantage,
     "mc_q": mc_q,
+    "policy_gradient": policy_gradient,
+    "grpo": grpo,
+    "oapl": oapl,
 }
 """All objectives, under the names that `objective.name` takes."""
 
-_EXTRAS: dict[str, tuple[str, ...]] = {"mc_q": ("mc_successes_BT", "mc_rollouts_BT")}
+_TENSORS: dict[str, tuple[str, ...]] = {
+    "mc_q": ("mc_successes_BT", "mc_rollouts_BT"),
+    "policy_gradient": ("behavior_logprobs_BT",),
+    "grpo": ("behavior_logprobs_BT", "group_success_rate_B"),
+    "oapl": ("behavior_logprobs_BT", "group_success_rate_B"),
+}
 """What an objective takes beyond the five tensors that all take."""
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    "mc_q": ("loss", "warp", "mc_weight"),
+    "policy_gradient": ("ratio_clip",),
+    "grpo": ("ratio_clip",),
+    "oapl": (),
+}
+"""Which settings an objective takes beyond `beta` and `clip_epsilon`: loss and warp, unless said here."""
 _LOSS_METRICS = ("loss/objective", "loss/objective_success", "loss/objective_failure")
 
 
@@ -55,8 +71,8 @@ class Objective:
         self._terms = [
             _Term(
                 OBJECTIVES[term.name],
-                _options(config, term.name, term.loss, term.warp),
-                _EXTRAS.get(term.name, ()),
+                _options(config, term),
+                _TENSORS.get(term.name, ()),
                 term.weight,
                 term.sources,
             )
@@ -84,6 +100,9 @@ class Objective:
             initial_value_B: Q̂_0 of each trajectory's problem.
             sources: Of each trajectory; may be left out where no term asks for one.
             extras: What some objectives take besides, by name; those that no term takes are ignored.
+
+        Raises:
+            TypeError: An extra that a term cannot do without is missing.
         """
         shared = (policy_logprobs_BT, reference_logprobs_BT, mask_BT, reward_B, initial_value_B)
         # Also where no term concerns any trajectory, the loss leads back to the policy: ranks go backward together.
@@ -91,7 +110,7 @@ class Objective:
         metrics: Metrics = {}
         for term in self._terms:
             rows = _rows_of(term.sources, sources, reward_B)
-            given = {name: _select(extras.get(name), rows) for name in term.extras}
+            given = {name: value[rows] for name in term.extras if (value := extras.get(name)) is not None}
             mean, found = term.compute(*(value[rows] for value in shared), **given, **term.options)
             if len(rows):
                 loss = loss + term.weight * len(rows) / len(reward_B) * mean
@@ -119,10 +138,10 @@ def make_objective(config: ObjectiveConfig) -> Objective:
     return Objective(config)
 
 
-def _options(config: ObjectiveConfig, name: str, loss: str, warp: str) -> dict[str, Any]:
-    options: dict[str, Any] = {"beta": config.beta, "loss": loss, "warp": warp, "clip_epsilon": config.clip_epsilon}
-    if name == "mc_q":
-        options["mc_weight"] = config.mc_weight
+def _options(config: ObjectiveConfig, term: ObjectiveConfig | ObjectiveTerm) -> dict[str, Any]:
+    options: dict[str, Any] = {"beta": config.beta, "clip_epsilon": config.clip_epsilon}
+    for setting in _SETTINGS.get(term.name, ("loss", "warp")):
+        options[setting] = getattr(term if setting in ("loss", "warp") else config, setting)
     return options
 
 
@@ -134,7 +153,3 @@ def _rows_of(wanted: tuple[str, ...], sources: Sequence[str], reward_B: Tensor) 
         raise ValueError(f"a term asks for sources {wanted}, but {len(sources)} of {len(reward_B)} are given")
     rows = [row for row, source in enumerate(sources) if source in wanted]
     return torch.tensor(rows, dtype=torch.int64, device=reward_B.device)
-
-
-def _select(value: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if value is None else value[rows]
