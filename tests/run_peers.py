@@ -131,13 +131,15 @@ def response(work: Work, index: int, version: int) -> Trajectory:
     seed = work.seeds[index]
     generator = random.Random(seed)
     accepted = generator.random() < ACCEPTED_SHARE
+    tokens = [generator.randrange(5, 1000) for _ in range(generator.randrange(2, 12))]
     return Trajectory(
         problem_id=work.problem_id,
         prompt_tokens=[1, 2, 3],
-        response_tokens=[generator.randrange(5, 1000) for _ in range(generator.randrange(2, 12))],
+        response_tokens=tokens,
         reward=0.0 if accepted else -1.0,
         verdict="accepted" if accepted else "wrong_answer",
         source=work.source,
+        behavior_logprobs=[-token / 1000 for token in tokens],
         min_policy_version=version,
         max_policy_version=version,
         temperature=work.temperatures[index],

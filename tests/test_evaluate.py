@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spo.evaluate import EvaluationSample, bootstrap_interval, evaluate, pass_at_k
+from spo.evaluate import EvaluationSample, bootstrap_interval, evaluate, interval_of_means, pass_at_k, sample_of
+from spo.store import Trajectory
 
 
 def samples(problem_id: str, *rewards: float) -> list[EvaluationSample]:
@@ -135,3 +136,64 @@ def test_the_report_has_each_pass_at_k_with_its_interval_beside_it() -> None:
     assert report["pass_at_1_interval"] == [0.5, 0.5]
     assert report["pass_at_2"] == 1.0
     assert report["num_samples"] == 2
+
+
+def test_pass_at_k_is_the_mean_of_the_sets_means_however_many_problems_each_has() -> None:
+    given_samples = [*samples("a/1", 0.0), *samples("a/2", 0.0), *samples("a/3", -1.0), *samples("b/1", -1.0)]
+    entry = evaluate(given_samples, ks=[1]).at(1)
+    assert entry.sets == {"a": pytest.approx(2 / 3), "b": 0.0}
+    assert entry.value == pytest.approx(1 / 3)
+    assert entry.num_problems == 4
+    assert evaluate(given_samples[:3], ks=[1]).at(1).sets == {}
+    report = evaluate(given_samples, ks=[1]).as_report()
+    assert report["sets"] == {"pass_at_1": entry.sets}
+
+
+def test_the_interval_resamples_problems_within_their_sets() -> None:
+    # A set whose problems agree adds no width; resampled across sets, their difference would.
+    agreeing = [
+        s for name in ("a", "b") for i in range(20) for s in samples(f"{name}/{i}", 0.0 if name == "a" else -1.0)
+    ]
+    entry = evaluate(agreeing, ks=[1]).at(1)
+    assert (entry.low, entry.value, entry.high) == (0.5, 0.5, 0.5)
+    rng = np.random.default_rng(0)
+    first, second = rng.random(50).tolist(), (0.2 * rng.random(30)).tolist()
+    low, high = interval_of_means([first, second], num_resamples=20_000)
+    half_width = 1.96 * math.sqrt(np.var(first) / 50 + np.var(second) / 30) / 2
+    assert high - low == pytest.approx(2 * half_width, rel=0.05)
+
+
+def test_the_bootstrap_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    rates = rng.beta(0.5, 1.5, (300, 40))
+    covered = 0
+    for values in rates:
+        low, high = bootstrap_interval(values.tolist(), num_resamples=300)
+        covered += low <= 0.25 <= high
+    assert 0.90 <= covered / len(rates) <= 0.98
+
+
+def test_response_entropy_estimates_the_entropy_of_what_was_sampled_from() -> None:
+    probabilities = np.array([0.5, 0.3, 0.2])
+    drawn = np.random.default_rng(2).choice(3, 20_000, p=probabilities)
+    given_samples = [EvaluationSample("a", -1.0, logprob=math.log(probabilities[index])) for index in drawn]
+    entropy = evaluate(given_samples, ks=[1]).response_entropy
+    assert entropy == pytest.approx(-(probabilities * np.log(probabilities)).sum(), abs=0.01)
+
+
+def test_response_entropy_is_averaged_over_problems_and_unknown_where_any_logprob_is() -> None:
+    given_samples = [EvaluationSample("a", 0.0, logprob=-1.0)] * 3 + [EvaluationSample("b", 0.0, logprob=-3.0)]
+    result = evaluate(given_samples, ks=[1])
+    assert result.response_entropy == 2.0
+    assert result.as_report()["response_entropy"] == 2.0
+    result = evaluate([*given_samples, EvaluationSample("b", 0.0)], ks=[1])
+    assert result.response_entropy is None
+    assert "response_entropy" not in result.as_report()
+
+
+def test_a_stored_response_is_evaluated_with_its_program_and_the_sum_of_its_logprobs() -> None:
+    trajectory = Trajectory(
+        "a/1", [1], [5, 6], 0.0, "accepted", "evaluation", [-0.5, -0.25], metadata={"program": "print(1)"}
+    )
+    assert sample_of(trajectory) == EvaluationSample("a/1", 0.0, "print(1)", -0.75)
+    assert sample_of(Trajectory("a", [1], [5], -1.0, "no_code", "evaluation")) == EvaluationSample("a", -1.0)

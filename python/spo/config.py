@@ -80,6 +80,9 @@ class ObjectiveConfig(Section, frozen=True):
     """Predicted log-probabilities are clipped at minus this; a failure's gradient is at most about its inverse."""
     mc_weight: PositiveFloat = 1.0
     """Weight of `mc_q`'s Monte-Carlo terms beside its terminal one."""
+    truncated: Literal["failed", "left_out"] = "failed"
+    """Online responses without an end token: trained on as failures, or kept in the store only. Q̂_0 counts them as
+    failures either way, so that the optimum on complete responses is the same."""
     ratio_clip: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     """How far a token's probability may be from the sampler's, as a ratio, before a policy gradient leaves it alone."""
 

@@ -22,6 +22,7 @@ from spo.jsonl import Journal
 from spo.orchestrator.admission import must_wait
 from spo.orchestrator.dispatch import Dispatcher
 from spo.orchestrator.experience import OFFLINE, ONLINE, Experience, per_step
+from spo.orchestrator.extras import Extras, extras_of
 from spo.orchestrator.online import OnlineSource
 from spo.orchestrator.replayed import ReplayedRun
 from spo.orchestrator.state import SavedProgress, encode_state
@@ -74,6 +75,7 @@ class Batches:
         self._initial_values: Mapping[str, float] = {}
         self._step = 0
         self._batch: Batch | None = None
+        self._extras = Extras()
         self._consumed: Consumed | None = None
         """What is in the log about it."""
         self._taken: set[int] = set()
@@ -144,7 +146,8 @@ class Batches:
             raise RunFailed(f"trainer rank {rank} asked for the batch of step {step} after that of step {self._step}")
         self._taken.add(rank)
         self.notify()
-        return rank_message(self._batch, step, rank, world_size, self._consumed.initial_values), self._batch
+        values = self._consumed.initial_values
+        return rank_message(self._batch, step, rank, world_size, values, self._extras), self._batch
 
     def state_after(self, step: int) -> bytes:
         """The state to be saved with the checkpoint of `step`.
@@ -185,6 +188,8 @@ class Batches:
         if drawn is None:
             return None
         self._state_before = state_before
+        read = self._experience.columns if self._replayed is None else self._replayed.columns
+        self._extras = extras_of(drawn.batch, self._config.objective, read)
         self._batch, self._consumed = drawn.batch, drawn.consumed
         self._taken = set()
         self.waiting_for = ""
@@ -282,7 +287,9 @@ def max_staleness(batch: Batch, step: int) -> int:
     return int(staleness(batch, step).max(initial=0))
 
 
-def rank_message(batch: Batch, step: int, rank: int, world_size: int, initial_values: Sequence[float]) -> BatchMessage:
+def rank_message(
+    batch: Batch, step: int, rank: int, world_size: int, initial_values: Sequence[float], extras: Extras
+) -> BatchMessage:
     """The rows `rank::world_size` of a batch, with what concerns all its trajectories."""
     tokens = np.ascontiguousarray(batch.tokens[rank::world_size], dtype="<i4")
     return BatchMessage(
@@ -297,4 +304,5 @@ def rank_message(batch: Batch, step: int, rank: int, world_size: int, initial_va
         rewards=np.asarray(batch.rewards, dtype="<f4").tobytes(),
         initial_values=np.array(initial_values, dtype="<f4").tobytes(),
         sources=list(batch.sources),
+        **extras.of_rows(slice(rank, None, world_size)),
     )

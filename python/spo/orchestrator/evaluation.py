@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import trio
 
 from spo.config import Config
-from spo.evaluate import EvaluationSample, evaluate
+from spo.evaluate import evaluate, sample_of
 from spo.orchestrator.dispatch import split
 from spo.orchestrator.experience import Experience, relabelled
 from spo.orchestrator.schedule import derive_seed
@@ -153,10 +153,7 @@ class EvaluationSource:
             ValueError: Too few responses could be judged for the largest k.
         """
         self._rounds.remove(round)
-        samples = [
-            EvaluationSample(item.problem_id, item.reward, item.metadata.get("program", ""))
-            for item in round.trajectories
-        ]
+        samples = [sample_of(item) for item in round.trajectories]
         report = evaluate(samples, self._config.evaluation.ks, self._config.seed).as_report()
         return {
             "step": round.step,

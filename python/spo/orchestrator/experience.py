@@ -18,6 +18,7 @@ import trio
 from spo.config import Config
 from spo.errors import RunFailed
 from spo.replay import Batch, ReplayBuffer
+from spo.reward import TRUNCATED
 from spo.store import Trajectory, TrajectoryStore
 
 ONLINE = "online"
@@ -50,6 +51,7 @@ class Experience:
         self._mix = mix_of(config)
         self._num_trajectories = config.batch.num_trajectories
         self._token_budget = config.batch.token_budget
+        self._trains_on_truncated = config.objective.truncated == "failed"
         self._dirty = False
         self._committing = trio.Lock()
         self.newest_online: int | None = None
@@ -140,6 +142,11 @@ class Experience:
         """Ids with their trajectories, in the order of `ids`."""
         return list(read_all(self._store, ids))
 
+    def columns(self, ids: Sequence[int], names: Sequence[str]) -> dict[str, list[Any]]:
+        """Columns of stored trajectories, in the order of `ids`."""
+        columns: dict[str, list[Any]] = self._store.read_many(ids, columns=names)
+        return columns
+
     def scan(self, source: str) -> list[int]:
         """Ids of all stored trajectories of a source, in append order."""
         return list(self._store.scan(source=source))
@@ -200,10 +207,17 @@ class Experience:
     def _release(self, count: int) -> None:
         if count == 0:
             return
-        items = [self._held.popleft() for _ in range(count)]
+        released = [self._held.popleft() for _ in range(count)]
+        self.newest_online = released[-1][0]
+        items = [item for item in released if self._trains_on(item[1])]
+        if not items:
+            return
         self._buffer.add([trajectory for _, trajectory in items], [id for id, _ in items])
-        self.newest_online = items[-1][0]
         self._unused.update((id, trajectory.min_policy_version) for id, trajectory in items)
+
+    def _trains_on(self, trajectory: Trajectory) -> bool:
+        """Whether an online trajectory is put into the buffer, as `objective.truncated` has it."""
+        return self._trains_on_truncated or trajectory.verdict != TRUNCATED
 
 
 def mix_of(config: Config) -> dict[str, float]:
@@ -241,4 +255,5 @@ def relabelled(trajectory: Trajectory, *, source: str = "", **metadata: str) -> 
         top_p=trajectory.top_p,
         seed=trajectory.seed,
         metadata={**trajectory.metadata, **metadata},
+        mc_successes=trajectory.mc_successes,
     )

@@ -15,6 +15,7 @@ import msgspec
 from spo.config import Config
 from spo.orchestrator.admission import expected_steps_done, needed_version
 from spo.orchestrator.experience import ONLINE, Experience, per_step, relabelled
+from spo.orchestrator.extras import GROUP_KEY, group_label
 from spo.orchestrator.schedule import ProblemSchedule, derive_seed, draw_temperature
 from spo.store import Trajectory
 from spo.types import Work
@@ -85,7 +86,8 @@ class OnlineSource:
         """Stores the result; what the judge could not judge is left out."""
         number = self._number_of.pop(work.seeds[0])
         self._num_responses -= len(self._open.pop(number))
-        self._experience.add_online([relabelled(item, **{WORK_KEY: str(number)}) for item in trajectories])
+        labels = {WORK_KEY: str(number), GROUP_KEY: group_label(trajectories)}
+        self._experience.add_online([relabelled(item, **labels) for item in trajectories])
 
     def state(self) -> dict[str, Any]:
         """Which numbers are not done, so that a resumed run does them: small, for the checkpoint."""

@@ -6,7 +6,9 @@ agree was checked by `spo.rerun`; only the number of trainer ranks is known here
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from spo.consumption import Consumed, ConsumptionLog
 from spo.errors import RunFailed, StoreError
@@ -58,6 +60,11 @@ class ReplayedRun:
         )
         batch.rewards[:] = consumed.rewards
         return batch, consumed
+
+    def columns(self, ids: Sequence[int], names: Sequence[str]) -> dict[str, list[Any]]:
+        """Columns of that run's trajectories, in the order of `ids`."""
+        columns: dict[str, list[Any]] = self._store.read_many(ids, columns=names)
+        return columns
 
     def close(self) -> None:
         """Lets go of the earlier run's files."""
