@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use spo_core::Interrupt;
-use spo_core::judge::{Checker, Judge, JudgeConfig, Limits, Submission, TestCase, Verdict};
+use spo_core::judge::{Checker, Judge, JudgeConfig, Limits, Runtime, Submission, TestCase, Verdict};
 use spo_core::sandbox::find_interpreter;
 
 const SOURCE: &str = "n = int(input())\nprint(sum(i * i for i in range(n)))\n";
@@ -21,6 +21,7 @@ fn submission() -> Submission {
     };
     Submission {
         source: SOURCE.as_bytes().into(),
+        runtime: Runtime::WarmPython,
         tests: (0..NUM_TESTS).map(test).collect(),
         function: None,
         checker: Checker::TOKENS,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use spo_core::Interrupt;
-use spo_core::judge::{Checker, Judge, JudgeConfig, Judgement, Limits, Submission, TestCase, Verdict};
+use spo_core::judge::{Checker, Judge, JudgeConfig, Judgement, Limits, Runtime, Submission, TestCase, Verdict};
 
 fn judge() -> Judge {
     Judge::new(&JudgeConfig { num_workers: 1, ..JudgeConfig::default() }).expect("a judge")
@@ -14,6 +14,7 @@ fn submission(source: &str, tests: &[(&str, &str)]) -> Submission {
         |(input, output): &(&str, &str)| TestCase { input: input.as_bytes().into(), output: output.as_bytes().into() };
     Submission {
         source: source.as_bytes().into(),
+        runtime: Runtime::WarmPython,
         tests: tests.iter().map(test).collect(),
         function: None,
         checker: Checker::TOKENS,

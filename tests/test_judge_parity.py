@@ -45,12 +45,13 @@ def last_words(stderr: str) -> str:
     return stderr.strip().rpartition("\n")[2].partition(". Did you mean")[0]
 
 
+@pytest.mark.parametrize("mode", ["warm", "exec"])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_program_behaves_as_under_plain_python(judge: Judge, name: str, tmp_path: Path) -> None:
+def test_a_program_behaves_as_under_plain_python(judge: Judge, name: str, mode: str, tmp_path: Path) -> None:
     source = PROGRAMS[name].encode("latin-1" if name == "latin source" else "utf-8")
     code, stdout, words = plainly(source, tmp_path)
     tests = [TestCase(input=INPUT, output=stdout)]
-    result = judge.judge(source, tests, checker="exact", stop_on_first_failure=False).tests[0]
+    result = judge.judge(source, tests, checker="exact", stop_on_first_failure=False, mode=mode).tests[0]
     assert result.exit_code == (code if code >= 0 else None)
     assert result.signal == (-code if code < 0 else None)
     assert (result.stdout_head, result.stdout_bytes) == (stdout.decode("utf-8", "backslashreplace")[:4096], len(stdout))

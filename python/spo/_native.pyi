@@ -188,6 +188,7 @@ class Judge:
         source: bytes,
         tests: Sequence[tuple[bytes, bytes]],
         *,
+        runtime: str,
         function: str | None,
         checker: str,
         cpu_time_s: float,

@@ -90,6 +90,8 @@ class Submission:
     """End at the first test that is not accepted, and that test at its first wrong token."""
     limits: Limits | None = None
     """None stands for the judge's own."""
+    mode: str = "warm"
+    """`warm`: each test in a fork of a warm interpreter. `exec`: each test in a `python3 solution.py` of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +174,14 @@ class Judge:
         fn_name: str | None = None,
         stop_on_first_failure: bool = True,
         limits: Limits | None = None,
+        mode: str = "warm",
     ) -> Judgement:
         """Judges one program and waits for it; Ctrl-C cancels.
 
         Raises:
             ValueError: There are no tests, they do not fit the mode, or a setting is unknown or out of range.
         """
-        submission = Submission(source, tests, language, checker, fn_name, stop_on_first_failure, limits)
+        submission = Submission(source, tests, language, checker, fn_name, stop_on_first_failure, limits, mode)
         return self.judge_many([submission])[0]
 
     def judge_many(self, submissions: Iterable[Submission]) -> list[Judgement]:
@@ -213,9 +216,10 @@ class Judge:
         fn_name: str | None = None,
         stop_on_first_failure: bool = True,
         limits: Limits | None = None,
+        mode: str = "warm",
     ) -> Judgement:
         """Judges one program from a trio task; cancelling the task kills the program and frees its worker at once."""
-        submission = Submission(source, tests, language, checker, fn_name, stop_on_first_failure, limits)
+        submission = Submission(source, tests, language, checker, fn_name, stop_on_first_failure, limits, mode)
         await trio.lowlevel.checkpoint_if_cancelled()
         token, task = trio.lowlevel.current_trio_token(), trio.lowlevel.current_task()
         asleep = True
@@ -257,6 +261,7 @@ class Judge:
         return self._native.submit(
             _to_bytes(submission.source),
             [_test_bytes(index, test, submission.fn_name) for index, test in enumerate(submission.tests)],
+            runtime=f"{submission.language} {submission.mode}",
             function=submission.fn_name,
             checker=submission.checker if submission.fn_name is None else _call_checker(submission.checker),
             cpu_time_s=limits.cpu_time_s,

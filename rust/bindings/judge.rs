@@ -61,12 +61,13 @@ impl PyJudge {
     }
 
     #[expect(clippy::too_many_arguments, reason = "one for each field of a submission")]
-    #[pyo3(signature = (source, tests, *, function, checker, cpu_time_s, wall_time_s, memory_bytes, output_bytes,
+    #[pyo3(signature = (source, tests, *, runtime, function, checker, cpu_time_s, wall_time_s, memory_bytes, output_bytes,
                         stop_on_first_failure, on_done))]
     fn submit(
         &self,
         source: &[u8],
         tests: Vec<(PyBackedBytes, PyBackedBytes)>,
+        runtime: &str,
         function: Option<String>,
         checker: &str,
         cpu_time_s: f64,
@@ -82,6 +83,7 @@ impl PyJudge {
         };
         let submission = Submission {
             source: source.into(),
+            runtime: runtime.parse().map_err(to_python)?,
             tests: tests.into_iter().map(test).collect(),
             function,
             checker: checker.parse::<Checker>().map_err(to_python)?,

@@ -4,20 +4,15 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use super::run::{self, Attempt};
-use super::{Judgement, Submission, Verdict};
-use crate::sandbox::{Alarm, IsolationTier, Worker, WorkerConfig, find_interpreter};
+use super::workers::Workers;
+use super::{Judgement, Submission};
+use crate::sandbox::{Alarm, IsolationTier, Worker, WorkerConfig, WorkerKind, find_interpreter};
 use crate::{Error, Interrupt, Result};
-
-/// How often a submission is judged when the judge itself fails.
-const MAX_ATTEMPTS: u32 = 3;
-/// After so many programs a worker is replaced: its forks share one address layout and one hash seed.
-const PROGRAMS_PER_WORKER: u64 = 2_000;
 
 /// How a judge is set up.
 #[derive(Clone, Debug)]
@@ -116,14 +111,14 @@ impl Judge {
         let mut threads = Vec::with_capacity(config.num_workers);
         let tiers = config.tiers();
         let first = (shared.clone(), interpreter.clone());
-        threads.push(start_thread(0, move || first_thread(&first.0, first.1, &tiers, &sender))?);
+        threads.push(start_thread(0, move || first_thread(&first.0, &first.1, &tiers, &sender))?);
         let lost = |_| Error::Judge("the first judge thread ended".into());
         let tier = receiver.recv().map_err(lost)??;
         let mut judge = Judge { shared, threads, tier, owner: std::process::id() };
         for index in 1..config.num_workers {
             let shared = judge.shared.clone();
-            let config = WorkerConfig { interpreter: interpreter.clone(), tier };
-            judge.threads.push(start_thread(index, move || Thread::new(config, None).serve(&shared))?);
+            let workers = Workers::new(interpreter.clone(), tier, None);
+            judge.threads.push(start_thread(index, move || serve(workers, &shared))?);
         }
         Ok(judge)
     }
@@ -254,17 +249,17 @@ fn start_thread(index: usize, body: impl FnOnce() + Send + 'static) -> Result<Jo
 /// Finds the tier, tells it, then serves as every thread does.
 fn first_thread(
     shared: &Shared,
-    interpreter: PathBuf,
+    interpreter: &Path,
     tiers: &[IsolationTier],
     found: &SyncSender<Result<IsolationTier>>,
 ) {
     let mut reasons = Vec::new();
     for &tier in tiers {
-        let config = WorkerConfig { interpreter: interpreter.clone(), tier };
+        let config = WorkerConfig { interpreter: interpreter.to_path_buf(), tier, kind: WorkerKind::Warm };
         match Worker::start(&config) {
             Ok(worker) => {
                 if found.send(Ok(tier)).is_ok() {
-                    Thread::new(config, Some(worker)).serve(shared);
+                    serve(Workers::new(config.interpreter, tier, Some(worker)), shared);
                 }
                 return;
             }
@@ -276,68 +271,19 @@ fn first_thread(
 }
 
 /// One judge thread.
-struct Thread {
-    config: WorkerConfig,
-    worker: Option<Worker>,
-}
-
-impl Thread {
-    fn new(config: WorkerConfig, worker: Option<Worker>) -> Self {
-        Thread { config, worker }
-    }
-
-    fn serve(mut self, shared: &Shared) {
-        let Ok(alarm) = Alarm::new().map(Arc::new) else { return };
-        while let Some(job) = next_job(shared) {
-            if job.start(&alarm) {
-                let judged = catch_unwind(AssertUnwindSafe(|| self.judge(&job.submission, &alarm)));
-                let judgement = judged.unwrap_or_else(|_| {
-                    self.worker = None;
-                    Some(judge_error("the judge panicked".into(), None))
-                });
-                job.finish(&alarm, judgement);
-            }
-            lock(&shared.queue).running.retain(|other| !Arc::ptr_eq(other, &job));
+fn serve(mut workers: Workers, shared: &Shared) {
+    let Ok(alarm) = Alarm::new().map(Arc::new) else { return };
+    while let Some(job) = next_job(shared) {
+        if job.start(&alarm) {
+            let judged = catch_unwind(AssertUnwindSafe(|| workers.judge(&job.submission, &alarm)));
+            let judgement = judged.unwrap_or_else(|_| {
+                workers.discard();
+                Some(workers.failure("the judge panicked".into()))
+            });
+            job.finish(&alarm, judgement);
         }
+        lock(&shared.queue).running.retain(|other| !Arc::ptr_eq(other, &job));
     }
-
-    /// `None` when it was cancelled.
-    fn judge(&mut self, submission: &Submission, alarm: &Alarm) -> Option<Judgement> {
-        let mut reason = String::new();
-        let mut compiler_died = false;
-        for _ in 0..MAX_ATTEMPTS {
-            match self.attempt(submission, alarm) {
-                Ok(Attempt::Judged(judgement)) => return Some(judgement),
-                Ok(Attempt::Cancelled) => return None,
-                Ok(Attempt::CompilerDied) if compiler_died => {
-                    let tier = Some(self.config.tier);
-                    let message = "the compiler crashed or did not end".to_string();
-                    return Some(Judgement::of_no_run(Verdict::CompileError, tier, message));
-                }
-                Ok(Attempt::CompilerDied) => compiler_died = true,
-                Err(error) => {
-                    reason = error.to_string();
-                    self.worker = None;
-                }
-            }
-        }
-        Some(judge_error(reason, Some(self.config.tier)))
-    }
-
-    fn attempt(&mut self, submission: &Submission, alarm: &Alarm) -> Result<Attempt> {
-        if self.worker.as_ref().is_some_and(|worker| worker.num_programs() >= PROGRAMS_PER_WORKER) {
-            self.worker = None;
-        }
-        let worker = match &mut self.worker {
-            Some(worker) => worker,
-            none => none.insert(Worker::start(&self.config)?),
-        };
-        run::judge(worker, submission, alarm)
-    }
-}
-
-fn judge_error(reason: String, tier: Option<IsolationTier>) -> Judgement {
-    Judgement::of_no_run(Verdict::JudgeError, tier, reason)
 }
 
 fn next_job(shared: &Shared) -> Option<Arc<Job>> {

@@ -22,9 +22,13 @@ pub(super) enum Attempt {
     Cancelled,
 }
 
-/// Judges a submission. An error is the worker's: it must be replaced, and the submission judged again.
-pub(super) fn judge(worker: &mut Worker, submission: &Submission, alarm: &Alarm) -> Result<Attempt> {
-    let mut program = worker.load(&submission.source, submission.function.as_deref(), &submission.limits)?;
+/// Judges a submission, whose program is the one loaded last. An error is the worker's: it must be replaced, and the submission judged again.
+pub(super) fn judge(
+    worker: &mut Worker,
+    mut program: Program,
+    submission: &Submission,
+    alarm: &Alarm,
+) -> Result<Attempt> {
     let mut tests = Vec::with_capacity(submission.tests.len());
     for test in &submission.tests {
         match run_test(&mut program, submission, test, alarm)? {

@@ -1,5 +1,6 @@
 //! What is given to the judge, and what it gives back.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::{Checker, Verdict};
@@ -15,11 +16,38 @@ pub struct TestCase {
     pub output: Arc<[u8]>,
 }
 
+/// How a program is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// Python, each test in a fork of a warm interpreter that has compiled the program once.
+    #[default]
+    WarmPython,
+    /// Python, each test in an interpreter that is started for it.
+    ExecPython,
+}
+
+impl FromStr for Runtime {
+    type Err = Error;
+
+    /// From a language and a mode with a blank between them, the mode being optional.
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "python" | "python warm" => Ok(Runtime::WarmPython),
+            "python exec" => Ok(Runtime::ExecPython),
+            _ => {
+                Err(Error::invalid(format!("runtime is {name:?}: give \"python\", \"python warm\" or \"python exec\"")))
+            }
+        }
+    }
+}
+
 /// A program, and all that is needed to judge it.
 #[derive(Clone, Debug)]
 pub struct Submission {
     /// The source as bytes: encoding declarations are the language's business.
     pub source: Arc<[u8]>,
+    /// How it is run.
+    pub runtime: Runtime,
     /// Run in this order.
     pub tests: Vec<TestCase>,
     /// Call mode: the function, of the module or of its class `Solution`, that is called in each test.
@@ -46,6 +74,9 @@ impl Submission {
             && (function.is_empty() || function.len() > Self::MAX_FUNCTION_NAME_BYTES)
         {
             return Err(Error::invalid(format!("fn_name is {function:?}: give a function's name")));
+        }
+        if self.function.is_some() && self.runtime != Runtime::WarmPython {
+            return Err(Error::invalid("fn_name is for warm Python: programs that are executed have no call mode"));
         }
         if self.tests.is_empty() {
             return Err(Error::invalid("a submission without tests: nothing to judge it by"));

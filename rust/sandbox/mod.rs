@@ -10,6 +10,7 @@
 //! | [`tier`] | how strong the isolation is, and which tier this host gives |
 //! | [`seccomp`] | the system calls that are left |
 //! | [`worker`] | the helper process, started by exec: this process itself never forks |
+//! | `exec` | programs that are executed: the folder where they lie, their arguments |
 //! | [`program`] | one program loaded in a worker, and its runs |
 //! | `protocol`, `descriptors` | messages to the helper, and the files that go along |
 //!
@@ -17,6 +18,7 @@
 //! facts (an [`Outcome`]); it knows nothing of expected outputs and verdicts, which are the judge's.
 
 mod descriptors;
+mod exec;
 mod limits;
 mod program;
 mod protocol;
@@ -28,4 +30,4 @@ pub use descriptors::Alarm;
 pub use limits::Limits;
 pub use program::{EndedBy, Exit, Outcome, Output, Program, Run};
 pub use tier::IsolationTier;
-pub use worker::{Worker, WorkerConfig, find_interpreter};
+pub use worker::{Worker, WorkerConfig, WorkerKind, find_interpreter};

@@ -3,11 +3,13 @@
 //! ```text
 //! to the zygote     sources of the helper; configuration, a `key=value` a line
 //!                   P u64 memory_bytes, function       + 2 descriptors: control socket, source   load a program
+//!                   P u64 memory_bytes, arguments      + 2 or 3: control socket, executable, Python source to check
 //!                   K                                                                            kill the template
-//! from the zygote   R version \n landlock ABI | E text | K
+//! from the zygote   R version \n landlock ABI \n path of the box (+ its descriptor) | E text | K
 //! to a template     R f64 cpu_time_s f64 wall_time_s   + 3 descriptors: stdin, stdout, stderr    run a test
 //!                   S                                                                            stop the run
-//! from a template   C compiled | N text | D u8 ended_by i32 status f64 cpu f64 wall u64 peak     a run's end
+//! from a template   C compiled | N text | E text: it cannot be executed
+//!                   D u8 ended_by i32 status f64 cpu f64 wall u64 peak     a run's end
 //! ```
 //! Numbers are in native order and unpadded. What arrives is parsed with every length checked: the helper's processes
 //! never run a judged program in the process that speaks, but nothing here depends on that.
@@ -19,7 +21,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
 
 use super::program::EndedBy;
 use crate::{Error, Result};
@@ -73,15 +77,24 @@ impl Channel {
 
     /// The next message, `None` when the other end is closed.
     pub(super) fn receive(&self) -> Result<Option<Vec<u8>>> {
+        Ok(self.receive_with_descriptor()?.map(|(message, _)| message))
+    }
+
+    fn receive_with_descriptor(&self) -> Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
         let mut buffer = vec![0u8; MAX_MESSAGE_BYTES];
         let mut parts = [IoSliceMut::new(&mut buffer)];
-        let mut no_descriptors = rustix::net::RecvAncillaryBuffer::new(&mut []);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         loop {
-            match rustix::net::recvmsg(&self.0, &mut parts, &mut no_descriptors, RecvFlags::CMSG_CLOEXEC) {
+            match rustix::net::recvmsg(&self.0, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
                 Ok(message) if message.bytes == 0 => return Ok(None),
                 Ok(message) => {
                     buffer.truncate(message.bytes);
-                    return Ok(Some(buffer));
+                    let descriptor = ancillary.drain().find_map(|part| match part {
+                        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+                        _ => None,
+                    });
+                    return Ok(Some((buffer, descriptor)));
                 }
                 // A reset says that the other end closed with messages of ours unread. It is told once, and before what
                 // the other end had said, which the next call gives.
@@ -93,8 +106,17 @@ impl Channel {
 
     /// As [`Channel::receive`], with a deadline; `what` names the wait.
     pub(super) fn receive_before(&self, deadline: Instant, what: &str) -> Result<Option<Vec<u8>>> {
+        Ok(self.receive_with_descriptor_before(deadline, what)?.map(|(message, _)| message))
+    }
+
+    /// As [`Channel::receive_before`], with the descriptor that may come along.
+    pub(super) fn receive_with_descriptor_before(
+        &self,
+        deadline: Instant,
+        what: &str,
+    ) -> Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
         let mut descriptors = [PollFd::new(&self.0, PollFlags::IN)];
-        if wait(&mut descriptors, deadline)? { self.receive() } else { Err(too_late(what)) }
+        if wait(&mut descriptors, deadline)? { self.receive_with_descriptor() } else { Err(too_late(what)) }
     }
 }
 
@@ -125,9 +147,10 @@ pub(super) fn wait(descriptors: &mut [PollFd<'_>], deadline: Instant) -> Result<
     }
 }
 
-/// Asks the zygote to load a program; the function to call is empty for whole programs.
-pub(super) fn load(memory_bytes: u64, function: &str) -> Vec<u8> {
-    [b"P".as_slice(), &memory_bytes.to_ne_bytes(), function.as_bytes()].concat()
+/// Asks the zygote to load a program. The parameter is the function to call, empty for whole programs; or the arguments
+/// to execute it with, with NUL bytes between them.
+pub(super) fn load(memory_bytes: u64, parameter: &str) -> Vec<u8> {
+    [b"P".as_slice(), &memory_bytes.to_ne_bytes(), parameter.as_bytes()].concat()
 }
 
 /// Asks the template for a run.
@@ -146,6 +169,7 @@ impl FromTemplate {
         match message.split_first() {
             Some((b'C', [])) => Ok(FromTemplate::Compiled),
             Some((b'N', text)) => Ok(FromTemplate::NotCompiled(String::from_utf8_lossy(text).into_owned())),
+            Some((b'E', text)) => Err(Error::Judge(String::from_utf8_lossy(text).into_owned())),
             Some((b'D', fields)) => Ok(FromTemplate::Ended(parse_end(fields)?)),
             _ => Err(garbled(message)),
         }

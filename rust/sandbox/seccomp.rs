@@ -2,7 +2,8 @@
 //!
 //! The *base* filter is installed once, in the zygote, and is an allowlist: unknown calls get `ENOSYS` (so that libraries
 //! fall back), calls that change files get `EPERM`, and calls that only an attack makes end the process, which the judge
-//! sees as a security violation. The *child* filter is installed after the fork for each test and forbids what the
+//! sees as a security violation. Programs that are run by exec get past it once: only
+//! [`EXEC_DESCRIPTOR`] can be executed, a number that closes on exec and that no process may open again. The *child* filter is installed after the fork for each test and forbids what the
 //! zygote's own processes still need: making processes, signalling others, and outliving the parent.
 
 #[cfg(target_arch = "aarch64")]
@@ -37,7 +38,7 @@ const fn argument(index: u32) -> u32 {
 #[rustfmt::skip]
 const HOSTILE: &[libc::c_long] = &[
     libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_pidfd_getfd,
-    libc::SYS_pidfd_send_signal, libc::SYS_execve, libc::SYS_execveat, libc::SYS_unshare, libc::SYS_setns,
+    libc::SYS_pidfd_send_signal, libc::SYS_execve, libc::SYS_unshare, libc::SYS_setns,
     libc::SYS_mount, libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_chroot, libc::SYS_move_mount,
     libc::SYS_open_tree, libc::SYS_fsopen, libc::SYS_fsconfig, libc::SYS_fsmount, libc::SYS_fspick,
     libc::SYS_mount_setattr, libc::SYS_open_by_handle_at, libc::SYS_connect, libc::SYS_bind,
@@ -113,6 +114,10 @@ const ALLOWED_HERE: &[libc::c_long] = &[
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: &[libc::c_long] = &[];
+
+/// The descriptor of the file that a test's process executes. It is above the limit on open files that the process has by
+/// then, so once exec has closed it, nothing can have this number.
+pub(super) const EXEC_DESCRIPTOR: u32 = 300;
 
 /// F_SETOWN, F_SETSIG, F_SETOWN_EX
 const FCNTL_OWNER: [u32; 3] = [8, 10, 15];
@@ -208,6 +213,10 @@ pub(super) fn base_filter() -> Vec<u8> {
         rule.emit(LOAD, argument(0)).branch(IF_EQUAL, libc::AF_UNIX as u32, 1, 0);
         rule.branch(IF_EQUAL, libc::AF_NETLINK as u32, 0, 1);
         rule.emit(RETURN, fail_with(libc::EAFNOSUPPORT)).emit(RETURN, KILL);
+    });
+    filter.only(libc::SYS_execveat, |rule| {
+        rule.emit(LOAD, argument(0)).branch(IF_EQUAL, EXEC_DESCRIPTOR, 1, 0);
+        rule.emit(RETURN, KILL).emit(RETURN, ALLOW);
     });
     filter.each(HOSTILE, KILL);
     filter.each(HOSTILE_HERE, KILL);

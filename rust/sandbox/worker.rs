@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::descriptors::{message_sockets, sealed_memory};
+use super::exec::ProgramFolder;
 use super::program::Program;
 use super::protocol::{self, Channel};
 use super::tier::IsolationTier;
@@ -21,10 +22,12 @@ use crate::{Error, Result};
 
 const BOOTSTRAP: &str = include_str!("helper/bootstrap.py");
 /// Loaded in this order: each may import those before it.
-const MODULES: [(&str, &str); 4] = [
+const MODULES: [(&str, &str); 6] = [
     ("kernel", include_str!("helper/kernel.py")),
+    ("box", include_str!("helper/box.py")),
     ("jail", include_str!("helper/jail.py")),
     ("program", include_str!("helper/program.py")),
+    ("executor", include_str!("helper/executor.py")),
     ("zygote", include_str!("helper/zygote.py")),
 ];
 
@@ -44,16 +47,37 @@ pub struct WorkerConfig {
     pub interpreter: PathBuf,
     /// The isolation to set up; refused with a reason where this host does not give it.
     pub tier: IsolationTier,
+    /// What it runs.
+    pub kind: WorkerKind,
+}
+
+/// What a worker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerKind {
+    /// Python programs, each test in a fork of a warm interpreter.
+    Warm,
+    /// Programs by exec: a fresh Python for each test, or a machine's binary.
+    Exec,
+}
+
+impl WorkerKind {
+    fn name(self) -> &'static str {
+        match self {
+            WorkerKind::Warm => "warm",
+            WorkerKind::Exec => "exec",
+        }
+    }
 }
 
 /// A running helper.
 #[derive(Debug)]
 pub struct Worker {
     process: Child,
-    control: Channel,
-    tier: IsolationTier,
+    pub(super) control: Channel,
+    pub(super) config: WorkerConfig,
     python_version: String,
     num_programs: u64,
+    pub(super) program_folder: Option<ProgramFolder>,
 }
 
 impl Worker {
@@ -65,25 +89,34 @@ impl Worker {
         let mut worker = Worker {
             process,
             control: Channel::new(ours),
-            tier: config.tier,
+            config: config.clone(),
             python_version: String::new(),
             num_programs: 0,
+            program_folder: None,
         };
         match worker.shake_hands() {
-            Ok(version) => worker.python_version = version,
-            Err(error) => return Err(explain(error, config, log)),
+            Ok(()) => Ok(worker),
+            Err(error) => Err(explain(error, config, log)),
         }
-        Ok(worker)
     }
 
-    fn shake_hands(&self) -> Result<String> {
+    fn shake_hands(&mut self) -> Result<()> {
         let sources: Vec<&str> = MODULES.iter().flat_map(|(name, text)| [*name, *text]).collect();
         self.control.send(sources.join("\0").as_bytes(), &[])?;
-        self.control.send(configuration(self.tier).as_bytes(), &[])?;
+        self.control.send(configuration(&self.config).as_bytes(), &[])?;
         let deadline = Instant::now() + START_TIMEOUT;
-        let answer = self.control.receive_before(deadline, "start of the interpreter")?.unwrap_or_default();
-        match answer.split_first() {
-            Some((b'R', lines)) => Ok(String::from_utf8_lossy(lines).lines().next().unwrap_or_default().to_string()),
+        let answer = self.control.receive_with_descriptor_before(deadline, "start of the interpreter")?;
+        let (message, descriptor) = answer.unwrap_or_default();
+        match message.split_first() {
+            Some((b'R', text)) => {
+                let text = String::from_utf8_lossy(text);
+                let mut lines = text.lines();
+                self.python_version = lines.next().unwrap_or_default().to_string();
+                let path = lines.nth(1).unwrap_or_default();
+                let folder = descriptor.map(|folder| ProgramFolder::new(folder, path, &self.config.interpreter));
+                self.program_folder = folder.transpose()?;
+                Ok(())
+            }
             Some((b'E', reason)) => Err(Error::Judge(String::from_utf8_lossy(reason).into_owned())),
             _ => Err(Error::Judge("the interpreter ended".into())),
         }
@@ -91,7 +124,7 @@ impl Worker {
 
     /// The isolation that is in force.
     pub fn tier(&self) -> IsolationTier {
-        self.tier
+        self.config.tier
     }
 
     /// The version of the interpreter.
@@ -118,8 +151,12 @@ impl Worker {
         let source = sealed_memory(source)?;
         let request = protocol::load(limits.memory_bytes, function.unwrap_or_default());
         self.control.send(&request, &[theirs.as_fd(), source.as_fd()])?;
-        self.num_programs += 1;
+        self.count_program();
         Ok(Program::new(Channel::new(ours), limits.clone()))
+    }
+
+    pub(super) fn count_program(&mut self) {
+        self.num_programs += 1;
     }
 
     /// Kills the process of the program loaded last, and all it has started; returns when they are gone.
@@ -169,12 +206,20 @@ fn memory_log() -> Result<OwnedFd> {
         .map_err(|errno| Error::io("making the helper's log", errno.into()))
 }
 
-fn configuration(tier: IsolationTier) -> String {
+fn configuration(config: &WorkerConfig) -> String {
     let uid = FIRST_UID
         + std::process::id().wrapping_mul(31).wrapping_add(NEXT_UID.fetch_add(1, Ordering::Relaxed)) % NUM_UIDS;
     let (child_filter, pid_offset) = seccomp::child_filter();
+    let readable = match config.kind {
+        WorkerKind::Warm => String::new(),
+        WorkerKind::Exec => config.interpreter.display().to_string(),
+    };
     format!(
-        "tier={tier}\nuid={uid}\nparent_pid={}\nbase_filter={}\nchild_filter={}\nchild_filter_pid_offset={pid_offset}",
+        "tier={}\nkind={}\nreadable={readable}\ntemporary={}\nuid={uid}\nparent_pid={}\nbase_filter={}\n\
+         child_filter={}\nchild_filter_pid_offset={pid_offset}",
+        config.tier,
+        config.kind.name(),
+        std::env::temp_dir().display(),
         std::process::id(),
         hexadecimal(&seccomp::base_filter()),
         hexadecimal(&child_filter),

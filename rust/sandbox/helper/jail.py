@@ -8,6 +8,7 @@ import os
 import resource
 
 import kernel
+from box import Box
 
 ROOT, USER_NAMESPACE, LANDLOCK, SECCOMP = "root", "user_namespace", "landlock", "seccomp"
 
@@ -22,10 +23,10 @@ _MAX_THREADS = 512
 MAX_OPEN_FILES = 256
 
 
-def readable_paths() -> list[str]:
-    """What Python needs to import the rest of the standard library; nothing of the caller's."""
+def readable_paths(more: list[str]) -> list[str]:
+    """What Python needs to import the rest of the standard library, and `more`; nothing of the caller's."""
     library = os.path.dirname(os.path.dirname(os.__file__))
-    wanted = sorted({*_LIBRARIES, library, *_DATA, *_RANDOM})
+    wanted = sorted({*_LIBRARIES, library, *_DATA, *_RANDOM, *more})
     paths: list[str] = []
     for path in wanted:
         if os.path.exists(path) and not any(path.startswith(parent + "/") for parent in paths):
@@ -48,11 +49,21 @@ def leave_host(tier: str) -> bool:
     return False
 
 
-def lock_in(tier: str, uid: int, base_filter: kernel.SystemCallFilter) -> None:
-    """Everything but the namespaces: mounts, uid, capabilities, limits, landlock, seccomp."""
-    paths = readable_paths()
+def lock_in(
+    tier: str,
+    uid: int,
+    base_filter: kernel.SystemCallFilter,
+    readable: list[str],
+    box: Box | None = None,
+    open_files: int = MAX_OPEN_FILES,
+) -> None:
+    """Everything but the namespaces: mounts, uid, capabilities, limits, landlock, seccomp.
+
+    `readable` are the worker's own files beside the libraries, `box` its folder, `open_files` its limit.
+    """
+    paths = readable_paths(readable)
     if tier in (ROOT, USER_NAMESPACE):
-        _enter_read_only_root(paths)
+        _enter_read_only_root(paths, box)
         # Threads are counted by uid and user namespace; elsewhere the caller's own would count.
         resource.setrlimit(resource.RLIMIT_NPROC, (_MAX_THREADS, _MAX_THREADS))
     else:
@@ -60,8 +71,10 @@ def lock_in(tier: str, uid: int, base_filter: kernel.SystemCallFilter) -> None:
     if tier == ROOT:
         _become(uid)
     kernel.drop_capabilities()
-    _limit_resources()
+    _limit_resources(open_files)
     kernel.forbid_new_privileges()
+    if box is not None:
+        paths.append(box.path)
     if tier == LANDLOCK and kernel.landlock_abi() == 0:
         raise OSError("landlock: this kernel has none")
     if tier != SECCOMP and kernel.landlock_abi() > 0:
@@ -70,19 +83,19 @@ def lock_in(tier: str, uid: int, base_filter: kernel.SystemCallFilter) -> None:
     base_filter.install()
 
 
-def _limit_resources() -> None:
+def _limit_resources(open_files: int) -> None:
     for kind, limit in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
+        (resource.RLIMIT_NOFILE, open_files),
     ):
         hard = resource.getrlimit(kind)[1]
         allowed = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(kind, (allowed, allowed))
 
 
-def _enter_read_only_root(paths: list[str]) -> None:
+def _enter_read_only_root(paths: list[str], box: Box | None) -> None:
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     base = "/tmp" if os.path.isdir("/tmp") else "/dev"
     os.chdir("/")
@@ -99,6 +112,8 @@ def _enter_read_only_root(paths: list[str]) -> None:
             _bind(f"/proc/self/fd/{source}", target, path)
     for descriptor in sources.values():
         os.close(descriptor)
+    if box is not None:
+        box.mount(base)
     kernel.enter_root(base)
     read_only = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount(None, "/", None, read_only)

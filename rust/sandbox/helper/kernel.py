@@ -5,6 +5,7 @@ Used only before a judged program runs. Each function raises `OSError` naming th
 
 import ctypes
 import os
+import signal
 import struct
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x0002_0000, 0x0400_0000, 0x0800_0000
@@ -17,8 +18,8 @@ MNT_DETACH = 2
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _SECCOMP_MODE_FILTER = 2
+_M_ARENA_MAX = -8
 _CAPABILITY_VERSION_3 = 0x2008_0522
-_SIGKILL = 9
 
 # The same numbers on every architecture.
 _SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_ADD_RULE, _SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
@@ -53,9 +54,9 @@ def _prctl(option: int, argument: object, what: str) -> None:
     _checked(_libc.prctl(option, argument, zero, zero, zero), f"prctl {what}")
 
 
-def die_with_parent(parent: int) -> None:
-    """Has the kernel kill this process when `parent`, its parent, dies; a fork or a change of uid clears it."""
-    _prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(_SIGKILL), "PDEATHSIG")
+def die_with_parent(parent: int, by: int = signal.SIGKILL) -> None:
+    """Has the kernel signal this process when `parent`, its parent, dies; a fork or a change of uid clears it."""
+    _prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(by), "PDEATHSIG")
     if os.getppid() != parent:  # It died before the call.
         os._exit(1)
 
@@ -73,6 +74,12 @@ def adopt_orphans() -> None:
 def forbid_new_privileges() -> None:
     """Set-uid files and file capabilities give nothing from here on."""
     _prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), "NO_NEW_PRIVS")
+
+
+def share_one_heap() -> None:
+    """Has all threads allocate from one heap: glibc reserves 64 MB of address space for each that it adds."""
+    if hasattr(_libc, "mallopt"):
+        _libc.mallopt(_M_ARENA_MAX, 1)
 
 
 class SystemCallFilter:

@@ -16,8 +16,11 @@ import struct
 import sys
 import time
 
+import executor
 import jail
 import kernel
+from box import Box
+from executor import ExecutedProgram
 from program import Program, prepare_interpreter
 
 _CONTROL = 0  # The descriptor of the control socket, as the launcher finds it.
@@ -25,7 +28,8 @@ _MAX_MESSAGE = 1 << 16
 _MAX_REQUEST = 1 << 12
 _DESCRIPTORS_SPACE = _socket.CMSG_SPACE(3 * struct.calcsize("i"))
 _START, _KILL, _RUN = b"P", b"K", b"R"
-_COMPILED, _NOT_COMPILED, _RAN = b"C", b"N", b"D"
+_COMPILED, _NOT_COMPILED, _FAILED, _RAN = b"C", b"N", b"E", b"D"
+_EXECUTING = "exec"  # The kind of a worker that runs programs by exec.
 _BY_PROGRAM, _BY_CPU_TIME, _BY_WALL_TIME, _BY_REQUEST = range(4)
 _START_FIELDS, _RUN_FIELDS, _RAN_FIELDS = struct.Struct("=Q"), struct.Struct("=dd"), struct.Struct("=BiddQ")
 
@@ -58,8 +62,8 @@ def main() -> Program:
         bytes.fromhex(config["child_filter"]), int(config["child_filter_pid_offset"])
     )
     zygote = os.getpid()
-    start, program_control, source = _serve_programs(control)
-    program = _become_template(zygote, start, program_control, source, memory_base)
+    start, program_control, files = _serve_programs(control)
+    program = _become_template(config["kind"], zygote, start, program_control, files, memory_base)
     template = os.getpid()
     cpu_time_s = _serve_tests(program_control)
     _become_child(template, cpu_time_s, child_filter)
@@ -74,27 +78,38 @@ def _read_config(control: _socket.socket) -> dict[str, str]:
 
 def _become_zygote(config: dict[str, str], control: _socket.socket) -> int:
     """Returns in the process that is jailed and warm, with the bytes that it maps."""
-    tier = config["tier"]
+    tier, executing = config["tier"], config["kind"] == _EXECUTING
+    box = Box() if executing else None
     kernel.die_with_parent(int(config["parent_pid"]))
     if jail.leave_host(tier):
         zygote = kernel.fork()
         if zygote:
             _stand_by(zygote, control)
     else:
+        if box is not None:
+            box.leave_with_launcher(config["temporary"], int(config["parent_pid"]), control)
         kernel.adopt_orphans()
     parent = os.getppid()  # 0 for the first process of a pid namespace.
-    for name in _WARM_MODULES.split():
-        importlib.import_module(name)
-    prepare_interpreter()
-    for name in ("kernel", "jail", "program", "zygote"):
+    if not executing:
+        for name in _WARM_MODULES.split():
+            importlib.import_module(name)
+        prepare_interpreter()
+        kernel.share_one_heap()
+    for name in ("kernel", "box", "jail", "program", "executor", "zygote"):
         del sys.modules[name]
     memory_base = _mapped_bytes()
-    jail.lock_in(tier, int(config["uid"]), kernel.SystemCallFilter(bytes.fromhex(config["base_filter"])))
+    base_filter = kernel.SystemCallFilter(bytes.fromhex(config["base_filter"]))
+    open_files = executor.OPEN_FILES if executing else jail.MAX_OPEN_FILES
+    jail.lock_in(tier, int(config["uid"]), base_filter, config["readable"].split("\0"), box, open_files)
     kernel.die_with_parent(parent)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Templates are reaped by the kernel.
     gc.collect()
     gc.freeze()
-    control.send(f"R{sys.version.split()[0]}\n{kernel.landlock_abi()}".encode())
+    answer = f"R{sys.version.split()[0]}\n{kernel.landlock_abi()}\n{box.path if box else ''}"
+    if box is None:
+        control.send(answer.encode())
+    else:
+        box.hand_over(control, answer.encode())
     return memory_base
 
 
@@ -117,7 +132,7 @@ def _receive(control: _socket.socket) -> tuple[bytes, tuple[int, ...]]:
     return message, struct.unpack(f"={len(data) // 4}i", data)
 
 
-def _serve_programs(control: _socket.socket) -> tuple[bytes, _socket.socket, int]:
+def _serve_programs(control: _socket.socket) -> tuple[bytes, _socket.socket, tuple[int, ...]]:
     """The zygote: a fork for each program. Returns in the template."""
     template = 0
     while True:
@@ -127,7 +142,7 @@ def _serve_programs(control: _socket.socket) -> tuple[bytes, _socket.socket, int
             if not template:
                 os.dup2(1, _CONTROL)  # Closes the zygote's socket here, and keeps the number taken.
                 control.detach()
-                return message[1:], _socket.socket(fileno=descriptors[0]), descriptors[1]
+                return message[1:], _socket.socket(fileno=descriptors[0]), descriptors[1:]
             for descriptor in descriptors:
                 os.close(descriptor)
         elif message[:1] == _KILL:
@@ -145,28 +160,38 @@ def _kill_template(template: int) -> None:
         pass  # It had ended, and the kernel has reaped it.
 
 
-def _become_template(zygote: int, start: bytes, control: _socket.socket, source: int, memory_base: int) -> Program:
+def _become_template(
+    kind: str, zygote: int, start: bytes, control: _socket.socket, files: tuple[int, ...], memory_base: int
+) -> Program | ExecutedProgram:
     """Sets the limits of the program and compiles it inside them; reports and ends when it does not compile."""
     kernel.die_with_parent(zygote)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     (memory_bytes,) = _START_FIELDS.unpack(start[: _START_FIELDS.size])
-    with open(source, "rb") as file:
-        text = file.read()
     allowed = memory_base + memory_bytes + _STACK_ALLOWANCE_BYTES
-    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
-        resource.setrlimit(kind, (allowed, allowed))
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+    if kind == _EXECUTING:
+        allowed += executor.RESERVED_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (_COMPILE_CPU_S, hard))
     try:
-        program = Program(text, start[_START_FIELDS.size :].decode())
+        program = _load(kind, start[_START_FIELDS.size :].decode(), control, files)
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace")
-        control.send(_NOT_COMPILED + reason[:_PARSER_ERROR_BYTES])
+        # No compiler raises these: a file could not be had.
+        control.send((_FAILED if isinstance(error, OSError) else _NOT_COMPILED) + reason[:_PARSER_ERROR_BYTES])
         os._exit(0)
     resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
     gc.freeze()
     control.send(_COMPILED)
     return program
+
+
+def _load(kind: str, parameter: str, control: _socket.socket, files: tuple[int, ...]) -> Program | ExecutedProgram:
+    if kind == _EXECUTING:
+        return ExecutedProgram(parameter.split("\0"), control.fileno(), *files)
+    with open(files[0], "rb") as file:
+        return Program(file.read(), parameter)
 
 
 def _serve_tests(control: _socket.socket) -> float:
@@ -237,5 +262,5 @@ def _become_child(template: int, cpu_time_s: float, child_filter: kernel.SystemC
     seconds = int(cpu_time_s) + 2
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, _STACK_BYTES))
+    resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, resource.getrlimit(resource.RLIMIT_STACK)[1]))
     child_filter.install()

@@ -1,0 +1,95 @@
+//! The workers of one judge thread, one for each way to run programs, made when first needed; and what is done when they
+//! fail.
+
+use std::path::PathBuf;
+
+use super::run::{self, Attempt};
+use super::submission::{Judgement, Runtime, Submission};
+use super::verdict::Verdict;
+use crate::Result;
+use crate::sandbox::{Alarm, IsolationTier, Worker, WorkerConfig, WorkerKind};
+
+/// How often a submission is judged when the judge itself fails.
+const MAX_ATTEMPTS: u32 = 3;
+/// After so many programs a worker is replaced: its forks share one address layout and one hash seed.
+const PROGRAMS_PER_WORKER: u64 = 2_000;
+
+/// The workers of one thread, all of the same tier.
+pub(super) struct Workers {
+    interpreter: PathBuf,
+    tier: IsolationTier,
+    warm: Option<Worker>,
+    exec: Option<Worker>,
+}
+
+impl Workers {
+    pub(super) fn new(interpreter: PathBuf, tier: IsolationTier, warm: Option<Worker>) -> Self {
+        Workers { interpreter, tier, warm, exec: None }
+    }
+
+    /// Ends them all; they are made anew when needed.
+    pub(super) fn discard(&mut self) {
+        self.warm = None;
+        self.exec = None;
+    }
+
+    /// The judgement when the judge itself has failed.
+    pub(super) fn failure(&self, reason: String) -> Judgement {
+        Judgement::of_no_run(Verdict::JudgeError, Some(self.tier), reason)
+    }
+
+    /// Judges, again where a worker fails. `None` when it was cancelled.
+    pub(super) fn judge(&mut self, submission: &Submission, alarm: &Alarm) -> Option<Judgement> {
+        let mut reason = String::new();
+        let mut compiler_died = false;
+        for _ in 0..MAX_ATTEMPTS {
+            match self.attempt(submission, alarm) {
+                Ok(Attempt::Judged(judgement)) => return Some(judgement),
+                Ok(Attempt::Cancelled) => return None,
+                Ok(Attempt::CompilerDied) if compiler_died => {
+                    let message = "the compiler crashed or did not end".to_string();
+                    return Some(Judgement::of_no_run(Verdict::CompileError, Some(self.tier), message));
+                }
+                Ok(Attempt::CompilerDied) => compiler_died = true,
+                Err(error) => {
+                    reason = error.to_string();
+                    self.discard();
+                }
+            }
+        }
+        Some(self.failure(reason))
+    }
+
+    fn attempt(&mut self, submission: &Submission, alarm: &Alarm) -> Result<Attempt> {
+        let (source, limits) = (&submission.source, &submission.limits);
+        match submission.runtime {
+            Runtime::WarmPython => {
+                let worker = self.worker(WorkerKind::Warm)?;
+                let program = worker.load(source, submission.function.as_deref(), limits)?;
+                run::judge(worker, program, submission, alarm)
+            }
+            Runtime::ExecPython => {
+                let worker = self.worker(WorkerKind::Exec)?;
+                let program = worker.load_exec(source, limits)?;
+                run::judge(worker, program, submission, alarm)
+            }
+        }
+    }
+
+    fn worker(&mut self, kind: WorkerKind) -> Result<&mut Worker> {
+        let place = match kind {
+            WorkerKind::Warm => &mut self.warm,
+            WorkerKind::Exec => &mut self.exec,
+        };
+        if place.as_ref().is_some_and(|worker| worker.num_programs() >= PROGRAMS_PER_WORKER) {
+            *place = None;
+        }
+        match place {
+            Some(worker) => Ok(worker),
+            none => {
+                let config = WorkerConfig { interpreter: self.interpreter.clone(), tier: self.tier, kind };
+                Ok(none.insert(Worker::start(&config)?))
+            }
+        }
+    }
+}
