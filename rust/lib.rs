@@ -9,6 +9,7 @@
 //! | [`judge`] | running programs against tests, giving verdicts |
 //! | [`sandbox`] | the kernel mechanisms that the judge's processes are locked in with |
 //! | [`weights`] | streaming of policy versions, shard by shard, from trainers to workers |
+//! | [`zstd_file`] | compressed files of exports and imports |
 //!
 //! The Python bindings are in `rust/bindings/`; nothing here knows of them.
 
@@ -21,6 +22,7 @@ pub mod sandbox;
 pub mod store;
 pub mod trajectory;
 pub mod weights;
+pub mod zstd_file;
 
 pub use error::{Error, Result};
 pub use interrupt::Interrupt;

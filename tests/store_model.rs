@@ -5,13 +5,14 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{options, trajectory, with_long_prompt};
 use proptest::prelude::*;
-use spo_core::Interrupt;
 use spo_core::store::{Filter, Mode, Options, Store};
-use spo_core::trajectory::Trajectory;
-use spo_core::trajectory::record::Columns;
+use spo_core::trajectory::record::{Columns, Present};
+use spo_core::trajectory::{Late, MonteCarlo, Trajectory};
+use spo_core::{Error, Interrupt};
 
 const WRITERS: usize = 3;
 const GO_ON: fn() -> Interrupt<'static> = Interrupt::never;
@@ -24,6 +25,12 @@ enum Step {
     Commit(usize),
     /// A writer ends and another takes its place.
     Replace(usize),
+    /// A writer annotates the record at this share of all.
+    Annotate(usize, f64, u64),
+    /// A writer deletes it.
+    Delete(usize, f64),
+    /// A writer compacts the store, and is stopped at this moment if that comes before the end.
+    Compact(usize, u64),
     /// Every writer dies, one of them within an append of which this share reached the file.
     Crash(usize, f64),
 }
@@ -34,6 +41,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (writer(), 1u64..5).prop_map(|(writer, count)| Step::Append(writer, count)),
         2 => writer().prop_map(Step::Commit),
         2 => writer().prop_map(Step::Replace),
+        4 => (writer(), 0.0..1.0f64, 0..1000u64).prop_map(|(writer, at, value)| Step::Annotate(writer, at, value)),
+        2 => (writer(), 0.0..1.0f64).prop_map(|(writer, at)| Step::Delete(writer, at)),
+        2 => (writer(), 0..400u64).prop_map(|(writer, stop)| Step::Compact(writer, stop)),
         1 => (writer(), 0.0..1.0f64).prop_map(|(writer, share)| Step::Crash(writer, share)),
     ];
     proptest::collection::vec(step, 1..40)
@@ -43,6 +53,8 @@ struct Model {
     directory: tempfile::TempDir,
     writers: Vec<Option<Store>>,
     expected: BTreeMap<u64, Trajectory>,
+    /// Ids of deleted records.
+    gone: Vec<u64>,
     next: u64,
 }
 
@@ -65,6 +77,7 @@ impl Model {
                 let ids = self.writers[writer].as_ref().unwrap().append(&records, GO_ON()).unwrap();
                 for (id, record) in ids.into_iter().zip(records) {
                     assert!(self.expected.insert(id, record).is_none(), "id {id} was given twice");
+                    assert!(!self.gone.contains(&id), "id {id} was given again");
                 }
             }
             Step::Commit(writer) => self.writers[writer].as_ref().unwrap().commit().unwrap(),
@@ -72,8 +85,43 @@ impl Model {
                 self.writers[writer] = None;
                 self.writers[writer] = Some(Self::open(self.directory.path()));
             }
+            Step::Annotate(writer, share, value) => self.annotate(writer, share, value),
+            Step::Delete(writer, share) => {
+                if let Some(id) = self.pick(share) {
+                    self.writers[writer].as_ref().unwrap().delete(&[id], GO_ON()).unwrap();
+                    self.expected.remove(&id);
+                    self.gone.push(id);
+                }
+            }
+            Step::Compact(writer, stop) => {
+                let polls = AtomicU64::new(0);
+                let stopped = || polls.fetch_add(1, Ordering::Relaxed) >= stop;
+                match self.writers[writer].as_ref().unwrap().compact(&mut |_, _| {}, Interrupt::new(&stopped)) {
+                    Ok(_) | Err(Error::Interrupted) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
             Step::Crash(writer, share) => self.crash(writer, share),
         }
+    }
+
+    /// The id at this share of all.
+    fn pick(&self, share: f64) -> Option<u64> {
+        self.expected.keys().nth((self.expected.len() as f64 * share) as usize).copied()
+    }
+
+    fn annotate(&mut self, writer: usize, share: f64, value: u64) {
+        let Some(id) = self.pick(share) else { return };
+        let record = self.expected.get_mut(&id).unwrap();
+        let length = record.response_tokens.len();
+        let counts = MonteCarlo { positions: vec![0], successes: vec![value as u32], trials: vec![1000] };
+        let late = match value % 3 {
+            0 => Late { reference_logprobs: Some(vec![value as f32; length]), ..Late::default() },
+            1 => Late { mc_successes: Some(counts), reward: Some(value as f64), ..Late::default() },
+            _ => Late { reference_logprobs: Some(vec![-1.0; length]), reward: Some(0.5), ..Late::default() },
+        };
+        self.writers[writer].as_ref().unwrap().annotate(&[id], std::slice::from_ref(&late), GO_ON()).unwrap();
+        late.apply(record);
     }
 
     fn crash(&mut self, writer: usize, share: f64) {
@@ -107,6 +155,27 @@ impl Model {
         assert!(ids.iter().eq(self.expected.keys()), "{ids:?}");
         let records = store.read_many(&ids, Columns::ALL, GO_ON()).unwrap();
         assert!(records.iter().eq(self.expected.values()));
+        assert!(self.gone.iter().all(|&id| store.read_many(&[id], Columns::SCALARS, GO_ON()).is_err()));
+        let annotated = Filter { has: Present::REFERENCE, ..Filter::default() };
+        let mut annotated = store.scan(&annotated, GO_ON()).unwrap();
+        annotated.sort_unstable();
+        let has = self.expected.iter().filter(|(_, record)| record.reference_logprobs.is_some());
+        assert!(annotated.iter().eq(has.map(|(id, _)| id)));
+    }
+}
+
+impl Model {
+    /// Another store that lists this one has the same records, in the same order.
+    fn check_attached(&self) {
+        let directory = tempfile::tempdir().unwrap();
+        let other = Self::open(directory.path());
+        other.attach(self.directory.path(), GO_ON()).unwrap();
+        let store = Self::open(self.directory.path());
+        let read = |store: &Store| {
+            let ids = store.scan(&Filter::default(), GO_ON()).unwrap();
+            store.read_many(&ids, Columns::ALL, GO_ON()).unwrap()
+        };
+        assert_eq!(read(&other), read(&store));
     }
 }
 
@@ -124,6 +193,7 @@ proptest! {
             directory: tempfile::tempdir().unwrap(),
             writers: (0..WRITERS).map(|_| None).collect(),
             expected: BTreeMap::new(),
+            gone: Vec::new(),
             next: 0,
         };
         model.reopen();
@@ -135,6 +205,9 @@ proptest! {
             }
         }
         model.check(model.writers[0].as_ref().unwrap());
+        model.writers[0].as_ref().unwrap().compact(&mut |_, _| {}, GO_ON()).unwrap();
+        model.check(model.writers[1].as_ref().unwrap());
+        model.check_attached();
         if !steps.iter().any(|step| matches!(step, Step::Crash(..))) {
             // One that has watched all along; it may have seen an append that the crash here takes back by hand.
             model.check(&reader);

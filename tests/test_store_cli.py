@@ -2,9 +2,12 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from spo.errors import ConfigError, CorruptShardError, StoreError
@@ -78,8 +81,12 @@ def test_cat_prints_what_the_filters_let_through(path: Path, capsys: pytest.Capt
     assert len(lines(capsys)) == 2
 
 
-def test_what_is_exported_can_be_imported_unchanged(path: Path, tmp_path: Path) -> None:
-    output = tmp_path / "rows.jsonl"
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.zst", "rows.parquet"])
+def test_what_is_exported_can_be_imported_unchanged(path: Path, tmp_path: Path, name: str) -> None:
+    with TrajectoryStore.open(path) as store:
+        store.annotate(store.scan()[:1], mc_successes=[([0, 2], [1, 0], [4, 4])], reference_logprobs=[[-1 / 7, -2.0]])
+        store.append([make(2**62, response_tokens=[], behavior_logprobs=None, metadata={})])
+    output = tmp_path / name
     assert spo_store("export", path, output) == 0
     assert spo_store("import", tmp_path / "copy", output, "--tokenizer", "tests") == 0
     assert records(tmp_path / "copy") == records(path)
@@ -101,6 +108,113 @@ def test_late_columns_go_along_with_copies(path: Path, tmp_path: Path) -> None:
     assert expected[1].reward == 0.5
     assert expected[0] == make(0, reference_logprobs=[-1.0, -2.0], mc_successes=counts)
     assert records(tmp_path / "imported") == records(tmp_path / "merged") == expected
+
+
+def test_the_compressed_file_is_one_that_others_read(path: Path, tmp_path: Path) -> None:
+    assert spo_store("export", path, tmp_path / "rows.jsonl") == 0
+    assert spo_store("export", path, tmp_path / "rows.jsonl.zst") == 0
+    with pyarrow.input_stream(str(tmp_path / "rows.jsonl.zst"), compression="zstd") as stream:
+        assert stream.read() == (tmp_path / "rows.jsonl").read_bytes()
+    table = pyarrow.parquet.read_table  # What is in a Parquet file, others read by name.
+    assert spo_store("export", path, tmp_path / "rows.parquet", "--reward", 0) == 0
+    assert table(tmp_path / "rows.parquet")["seed"].to_pylist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("form", ["verl", "skyrl"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_rows_of_other_projects_keep_what_they_can_say(path: Path, tmp_path: Path, form: str, name: str) -> None:
+    output, copy = tmp_path / name, tmp_path / "copy"
+    assert spo_store("export", path, output, "--rows", form) == 0
+    assert spo_store("import", copy, output, "--rows", form, "--tokenizer", "tests") == 0
+    for ours, theirs in zip(records(path), records(copy), strict=True):
+        assert theirs.content_hash == ours.content_hash
+        assert (theirs.reward, theirs.source) == (ours.reward, form)
+        assert theirs.behavior_logprobs.tolist() == ours.behavior_logprobs.tolist()  # type: ignore[union-attr]
+
+
+def test_rows_of_other_projects_are_read_as_those_write_them(tmp_path: Path) -> None:
+    verl, skyrl = tmp_path / "verl.jsonl", tmp_path / "skyrl.jsonl"
+    verl.write_text(
+        '{"uid":"a","prompt_ids":[1],"response_ids":[2,3],"response_mask":[1,1],"reward_score":1.0,"num_turns":2}\n'
+    )
+    skyrl.write_text(
+        '{"instance_id":7,"prompt_token_ids":[1],"response_ids":[2,3],"loss_masks":[1,1],"stop_reason":"length",'
+        '"rewards":[0.0,0.5],"rollout_logprobs":[-0.5,-1.0]}\n'
+    )
+    store = tmp_path / "store"
+    assert spo_store("import", store, verl, "--rows", "verl", "--tokenizer", "tests") == 0
+    assert spo_store("import", store, skyrl, "--rows", "skyrl") == 0
+    assert records(store) == [
+        Trajectory("a", [1], [2, 3], 1.0, "", "verl"),
+        Trajectory("7", [1], [2, 3], 0.5, "length", "skyrl", behavior_logprobs=[-0.5, -1.0]),
+    ]
+    verl.write_text('{"input":"text","output":"more text","score":1.0}\n')
+    with pytest.raises(StoreError, match=r"verl.jsonl:1: .*no problem_id or uid .*, only input, output, score"):
+        spo_store("import", store, verl, "--rows", "verl")
+    verl.write_text('{"uid":"a","prompt_ids":[1],"response_ids":[2,3],"response_mask":[1,0],"reward_score":1.0}\n')
+    with pytest.raises(StoreError, match=r"verl.jsonl:1: response_mask"):
+        spo_store("import", store, verl, "--rows", "verl")
+
+
+def test_files_that_are_cut_or_of_another_kind_are_named(path: Path, tmp_path: Path) -> None:
+    for name in ("rows.jsonl.zst", "rows.parquet"):
+        file = tmp_path / name
+        assert spo_store("export", path, file) == 0
+        file.write_bytes(file.read_bytes()[:-20])
+        with pytest.raises(StoreError, match=name):
+            spo_store("import", path, file)
+    with pytest.raises(StoreError, match=r"must end in .jsonl, .jsonl.zst or .parquet"):
+        spo_store("export", path, tmp_path / "rows.csv")
+    with pytest.raises(StoreError, match=r"must end in"):
+        spo_store("import", path, tmp_path / "rows.json")
+    assert len(records(path)) == 5
+
+
+def test_without_pyarrow_parquet_is_refused_with_the_fix(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ConfigError, match=r"pip install 'spo-rl\[data\]'"):
+        spo_store("export", path, tmp_path / "rows.parquet")
+    assert not (tmp_path / "rows.parquet").exists()
+
+
+def test_attach_lists_and_copies_nothing(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    TrajectoryStore.open(other, tokenizer="tests").close()
+    assert spo_store("attach", other, path, "--json") == 0
+    assert lines(capsys) == [{"store": str(other), "input": str(path), "listed": 5}]
+    assert records(other) == records(path)
+    with pytest.raises(StoreError, match="merge them instead"):
+        spo_store("attach", path, other)
+
+
+def test_dedup_deletes_what_came_before(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = records(path)
+    with TrajectoryStore.open(path) as store:
+        store.append([make(2, seed=77), make(9), make(9, reward=0.5)])
+    expected.append(make(9))
+    assert spo_store("dedup", path, "--dry-run") == 0
+    assert "2 of 8" in capsys.readouterr().out
+    assert len(records(path)) == 8
+    assert spo_store("dedup", path, "--json") == 0
+    assert lines(capsys) == [{"store": str(path), "records": 8, "duplicates": 2}]
+    assert records(path) == expected
+    assert spo_store("dedup", path) == 0
+    assert records(path) == expected
+
+
+def test_compact_gives_space_back(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with TrajectoryStore.open(path) as store:
+        ids = store.scan()
+        store.append([make(number, prompt_tokens=range(4000)) for number in range(20)])
+        store.delete(store.scan()[5:])
+    assert spo_store("compact", path, "--json") == 0
+    (done,) = lines(capsys)
+    assert (done["segments"], done["records"]) == (1, 20)
+    assert done["bytes_after"] < done["bytes_before"]
+    with TrajectoryStore.open(path, "r") as store:
+        assert store.scan() == ids
 
 
 @pytest.mark.parametrize(
@@ -147,6 +261,23 @@ def test_verify_names_damaged_records_of_sealed_segments(tmp_path: Path, capsys:
     assert "segment-00000001.spo: damaged at byte" in report["damaged"][str(ids[1])]
 
 
+def test_verify_reads_late_columns_that_no_longer_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with TrajectoryStore.open(tmp_path, tokenizer="tests") as store:
+        ids = store.append([make(0)])
+        store.annotate(ids, mc_successes=[([0, 1], [77, 99], [100, 100])])
+        store.compact()
+        store.annotate(ids, mc_successes=[([0], [0], [1])])
+    assert spo_store("verify", tmp_path, "--json") == 0
+    assert lines(capsys) == [{"records": 1, "damaged": {}, "damaged_places": 0}]
+    segment = tmp_path / "segment-00000001.spo"
+    data = bytearray(segment.read_bytes())
+    at = data.index(bytes([2, 0, 77, 100, 1, 99, 100]))
+    data[at + 2] ^= 1
+    segment.write_bytes(data)
+    assert spo_store("verify", tmp_path, "--json") == 1
+    assert lines(capsys) == [{"records": 1, "damaged": {}, "damaged_places": 1}]
+
+
 def test_merge_saves_what_can_be_read_of_a_damaged_store(tmp_path: Path) -> None:
     damaged, saved = tmp_path / "damaged", tmp_path / "saved"
     with TrajectoryStore.open(damaged, tokenizer="tests", segment_bytes=1) as store:
@@ -172,6 +303,8 @@ def test_merge_appends_all_or_each_once(path: Path, tmp_path: Path) -> None:
         store.append([make(4), make(9)])
     assert spo_store("merge", tmp_path / "all", path, other) == 0
     assert [record.seed for record in records(tmp_path / "all")] == [0, 1, 2, 3, 4, 4, 9]
+    assert spo_store("merge", tmp_path / "annotated", path, other, "--has", "reference_logprobs") == 0
+    assert records(tmp_path / "annotated") == []
     assert spo_store("merge", tmp_path / "once", path, other, "--dedup") == 0
     assert [record.seed for record in records(tmp_path / "once")] == [0, 1, 2, 3, 4, 9]
     assert spo_store("merge", tmp_path / "once", path, other, "--dedup") == 0

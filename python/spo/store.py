@@ -10,7 +10,7 @@ any thread. Nothing here samples or trains: see `spo.replay`.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -86,6 +86,7 @@ class TrajectoryStore:
 
         Raises:
             StoreError: the store is of another tokenizer.
+            StoreError: an attached store is no longer there; the text names it and the fix.
             CorruptShardError: a file holds other bytes than were written; the text names file and offset.
             OSError: the directory cannot be read or written; with mode "r", there is no store.
             ValueError: an argument is wrong.
@@ -146,6 +147,38 @@ class TrajectoryStore:
             OSError: the disk refused.
         """
         self._native.delete(ids)
+
+    def attach(self, path: str | PathLike[str]) -> None:
+        """Lists the records of another store here too, without copying them, for good and for every opener.
+
+        They have ids of their own here, which never change, and what that store appends later is seen as well. What
+        it has attached itself at this moment is attached along with it. Nothing is ever written into it: what is
+        annotated or deleted here is so only here. Attaching a store again does nothing. Durable when this returns.
+
+        Raises:
+            StoreError: the other store is of another tokenizer, is this one, or has this one attached.
+            OSError: there is no store in `path`.
+        """
+        self._native.attach(path)
+
+    def compact(self, progress: Callable[[int, int], object] | None = None) -> dict[str, int]:
+        """Gives the space of deleted records and superseded late columns back. Ids stay; readers may go on.
+
+        Seals the segments that no other writer has open, and writes those anew that hold what is not needed. A
+        crash leaves each of them as it was or as it is to be. Attached stores are left alone.
+
+        Args:
+            progress: called with how many of how many segments were looked at.
+
+        Returns:
+            segments (written anew), records and late (gone frames), bytes_before, bytes_after.
+
+        Raises:
+            StoreError: another process compacts the store, or it is open for reading.
+            CorruptShardError: a segment is damaged; it is left as it is.
+            OSError: the disk refused. Nothing is lost.
+        """
+        return self._native.compact(progress)
 
     def commit(self) -> None:
         """Returns once everything appended before the call is on the disk. Concurrent calls share one sync.
@@ -239,9 +272,16 @@ class TrajectoryStore:
         return self._native.scan(source, problem, reward, since_us, has, lacks)
 
     def info(self) -> dict[str, Any]:
-        """Totals: path, store_id, tokenizer, records, their tokens and sources, bytes, segments, damage skipped."""
+        """Totals: path, store_id, tokenizer, records, their tokens and sources, bytes, segments, damage skipped.
+
+        Those of the attached stores are counted; `attached` has their paths.
+        """
         totals = self._native.info()
-        return {**totals, "path": str(totals["path"])}
+        return {**totals, "path": str(totals["path"]), "attached": [str(path) for path in totals["attached"]]}
+
+    def damaged_late_columns(self) -> int:
+        """Reads every frame of late columns and every tombstone, superseded ones too, and counts the damaged."""
+        return self._native.damaged_late_columns()
 
     @property
     def tokenizer(self) -> str:

@@ -1,7 +1,7 @@
-"""`spo store ls | info | cat | verify | merge | export | import`: trajectory stores as people want to see them.
+"""`spo store …`: trajectory stores as people want to see, check, copy and tidy them.
 
-Only prints and moves what `spo.store` holds; no store is ever changed but the one that is appended to. Exit code 0, or
-1 where `verify` found damage.
+Only prints and moves what `spo.store` holds. No store is changed but the one that is appended to, and by `dedup` and
+`compact` the one that they are called on. Exit code 0, or 1 where `verify` found damage.
 """
 
 import argparse
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 
 from spo.errors import ConfigError, CorruptShardError, StoreError
 from spo.store import Trajectory, TrajectoryStore
-from spo.store_rows import READ_AT_ONCE, read_each, read_jsonl, read_whole, to_row, write_jsonl
+from spo.store_copy import copy, duplicates, read_each, read_whole
+from spo.store_files import read_file, write_file
+from spo.store_rows import FORMS, to_row
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -26,37 +28,40 @@ T = TypeVar("T")
 
 IDENTITY = "store.spo"
 """The file that makes a directory a store."""
+DELETED_AT_ONCE = 1 << 16
+FILES = "JSON Lines (.jsonl, .jsonl.zst) or Parquet (.parquet, needs pyarrow)"
 
 
 def register(subparsers: "Subparsers") -> None:
     """Add the `store` command; each of its parts sets `run`, a function from the arguments to the exit code."""
-    store = subparsers.add_parser("store", help="look into, check, copy and move trajectory stores")
+    store = subparsers.add_parser("store", help="look into, check, copy and tidy trajectory stores")
     parts = store.add_subparsers(required=True, metavar="COMMAND")
 
-    def part(name: str, run: Any, text: str, *, json: bool = False) -> argparse.ArgumentParser:
-        parser = parts.add_parser(name, help=text, description=f"{text.capitalize()}.")
+    def part(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        parser = parts.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         parser.set_defaults(run=run)
-        if json:
-            parser.add_argument("--json", action="store_true", help="print one JSON object a store")
+        parser.add_argument("--json", action="store_true", help="print JSON, an object a line")
         return parser
 
-    parser = part("ls", _ls, "list the stores in a directory and below it", json=True)
+    parser = part("ls", _ls, "list the stores in a directory and below it")
     parser.add_argument("path", type=Path, nargs="?", default=Path("."))
-    parser = part("info", _info, "totals of a store", json=True)
+    parser = part("info", _info, "totals of a store")
     parser.add_argument("path", type=Path)
     parser = part("cat", _cat, "print trajectories, one JSON object a line")
     parser.add_argument("path", type=Path)
     parser.add_argument("--limit", type=int, help="at most so many")
     _add_filters(parser)
-    parser = part("verify", _verify, "read every record and check every checksum", json=True)
+    parser = part("verify", _verify, "read every record and check every checksum")
     parser.add_argument("path", type=Path)
-    parser = part("export", _export, "write trajectories to a new JSON Lines file")
+    parser = part("export", _export, f"write trajectories to a new file: {FILES}")
     parser.add_argument("path", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--rows", choices=FORMS, default="spo", help="what a row looks like (default: %(default)s)")
     _add_filters(parser)
-    parser = part("import", _import, "append the trajectories of JSON Lines files to a store, made if there is none")
+    parser = part("import", _import, f"append the trajectories of files to a store, made if there is none: {FILES}")
     parser.add_argument("path", type=Path)
     parser.add_argument("inputs", type=Path, nargs="+", metavar="FILE")
+    parser.add_argument("--rows", choices=FORMS, default="spo", help="what a row looks like (default: %(default)s)")
     parser.add_argument("--tokenizer", help="fingerprint of the tokenizer, to make a store")
     parser = part("merge", _merge, "append what stores hold to another one, made if there is none")
     parser.add_argument("path", type=Path)
@@ -64,36 +69,19 @@ def register(subparsers: "Subparsers") -> None:
     parser.add_argument("--skip-damage", action="store_true", help="take what can be read of damaged stores")
     parser.add_argument("--dedup", action="store_true", help="each problem, prompt and response once, the first")
     _add_filters(parser)
+    parser = part("attach", _attach, "list other stores' trajectories in a store too, without copying them")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="STORE")
+    parser = part("dedup", _dedup, "delete the trajectories of a store whose problem, prompt and response came before")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--dry-run", action="store_true", help="only count them")
+    parser = part("compact", _compact, "give the space of deleted trajectories and superseded columns back")
+    parser.add_argument("path", type=Path)
 
 
 def find_stores(path: Path) -> list[Path]:
     """The stores in a directory and below it, sorted."""
     return sorted(identity.parent for identity in path.rglob(IDENTITY))
-
-
-def copy(records: Iterable[Trajectory], store: TrajectoryStore, seen: set[bytes] | None = None) -> int:
-    """Appends records, durably, and returns how many.
-
-    Args:
-        records: What to append.
-        store: Where to.
-        seen: Content hashes that are left out; those appended are added. None keeps duplicates.
-    """
-    batch: list[Trajectory] = []
-    count = 0
-    for record in records:
-        if seen is not None:
-            if record.content_hash in seen:
-                continue
-            seen.add(record.content_hash)
-        batch.append(record)
-        count += 1
-        if len(batch) == READ_AT_ONCE:
-            store.append(batch)
-            batch.clear()
-    store.append(batch)
-    store.commit()
-    return count
 
 
 def _ls(arguments: argparse.Namespace) -> int:
@@ -140,7 +128,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         ids = store.scan()
         reads = _progress(read_each(store, ids), "reading", len(ids))
         damaged = [(record_id, str(read)) for record_id, read in reads if isinstance(read, CorruptShardError)]
-        skipped = store.info()["skipped"]
+        skipped = store.info()["skipped"] + store.damaged_late_columns()
     if arguments.json:
         _print_json({"records": len(ids), "damaged": dict(damaged), "damaged_places": skipped})
     else:
@@ -154,9 +142,8 @@ def _export(arguments: argparse.Namespace) -> int:
     with TrajectoryStore.open(arguments.path, "r") as store:
         ids = _scan(store, arguments)
         records = _progress(read_whole(store, ids), "exporting", len(ids))
-        rows = (to_row(record_id, record) for record_id, record in records)
-        count = write_jsonl(arguments.output, rows)
-    print(f"{count} trajectories written to {arguments.output}")
+        count = write_file(arguments.output, records, arguments.rows)
+    _say(arguments, f"{count} trajectories written to {arguments.output}", file=str(arguments.output), written=count)
     return 0
 
 
@@ -165,8 +152,9 @@ def _import(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--tokenizer must be given: there is no store in {arguments.path} yet")
     with TrajectoryStore.open(arguments.path, tokenizer=arguments.tokenizer) as store:
         for path in arguments.inputs:
-            count = copy(_progress(read_jsonl(path), f"importing {path.name}", None), store)
-            print(f"{count} trajectories of {path} appended to {arguments.path}")
+            count = copy(_progress(read_file(path, arguments.rows), f"importing {path.name}", None), store)
+            text = f"{count} trajectories of {path} appended to {arguments.path}"
+            _say(arguments, text, file=str(path), appended=count)
     return 0
 
 
@@ -187,8 +175,50 @@ def _merge(arguments: argparse.Namespace) -> int:
             reads = _progress(read_each(store, ids) if skip else read_whole(store, ids), "merging", len(ids))
             records = (record for _, record in reads if isinstance(record, Trajectory))
             count = copy(records, output, seen)
-            print(f"{count} of {len(ids)} trajectories of {path} appended to {arguments.path}")
+            text = f"{count} of {len(ids)} trajectories of {path} appended to {arguments.path}"
+            _say(arguments, text, input=str(path), appended=count, of=len(ids))
     return 0
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    with TrajectoryStore.open(arguments.path) as store:
+        for path in arguments.inputs:
+            before = len(store)
+            store.attach(path)
+            more = len(store) - before
+            _say(
+                arguments, f"{more} trajectories of {path} are listed in {arguments.path}", input=str(path), listed=more
+            )
+    return 0
+
+
+def _dedup(arguments: argparse.Namespace) -> int:
+    with TrajectoryStore.open(arguments.path, "r" if arguments.dry_run else "a") as store:
+        ids = store.scan()
+        repeated = list(duplicates(_progress(read_whole(store, ids), "reading", len(ids))))
+        done = {"records": len(ids), "duplicates": len(repeated)}
+        if not arguments.dry_run and repeated:
+            for start in range(0, len(repeated), DELETED_AT_ONCE):
+                store.delete(repeated[start : start + DELETED_AT_ONCE])
+            store.commit()
+            _compacted(store)
+    _say(arguments, f"{len(repeated)} of {len(ids)} trajectories of {arguments.path} came before", **done)
+    return 0
+
+
+def _compact(arguments: argparse.Namespace) -> int:
+    with TrajectoryStore.open(arguments.path) as store:
+        done = _compacted(store)
+    before, after = (f"{done[name] / 2**20:.1f} MiB" for name in ("bytes_before", "bytes_after"))
+    dropped = f"{done['records']} deleted trajectories and {done['late']} superseded columns or tombstones dropped"
+    _say(arguments, f"{arguments.path}: {before} before, {after} after; {dropped}", **done)
+    return 0
+
+
+def _compacted(store: TrajectoryStore) -> dict[str, int]:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("compacting", total=None)
+        return store.compact(lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
@@ -196,14 +226,25 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problem", help="only of this problem")
     parser.add_argument("--reward", type=float, help="only with this reward")
     parser.add_argument("--since", type=float, help="only appended at this time or later, in seconds since 1970")
+    columns = ("behavior_logprobs", "reference_logprobs", "mc_successes")
+    parser.add_argument("--has", action="append", default=[], choices=columns, help="only with this column")
+    parser.add_argument("--lacks", action="append", default=[], choices=columns, help="only without this column")
 
 
 def _scan(store: TrajectoryStore, arguments: argparse.Namespace) -> list[int]:
-    return store.scan(arguments.source, arguments.problem, arguments.reward, arguments.since)
+    filters = arguments.source, arguments.problem, arguments.reward, arguments.since
+    return store.scan(*filters, has=arguments.has, lacks=arguments.lacks)
 
 
 def _progress(items: Iterable[T], text: str, total: int | None) -> Iterable[T]:
     return track(items, text, total, console=Console(stderr=True), transient=True)
+
+
+def _say(arguments: argparse.Namespace, text: str, **values: Any) -> None:
+    if arguments.json:
+        _print_json({"store": str(arguments.path), **values})
+    else:
+        print(text)
 
 
 def _print_json(value: Any) -> None:

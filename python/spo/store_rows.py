@@ -1,22 +1,24 @@
-"""Trajectories as JSON Lines: one object a line, named as the fields of `Trajectory`; what `spo store export` writes.
+"""Trajectories as rows, of this project and of others: what a line of JSON or a row of Parquet holds.
 
-Reading is strict: a line with an unknown, missing or ill-typed field is refused by file and line. Prints nothing.
+A row of ours is named as the fields of `Trajectory`; reading is strict. `verl` rows are those of its agent loop
+(`prompt_ids`, `response_ids`, `response_logprobs`, `reward_score`), `skyrl` rows those of its generator
+(`prompt_token_ids`, `response_ids`, `rollout_logprobs`, `rewards`); both are read leniently, fields that have no place
+here are left out. Knows neither files nor stores.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import msgspec
 
-from spo.errors import CorruptShardError, StoreError
-from spo.store import Trajectory, TrajectoryStore
+from spo.store import Trajectory
 
-READ_AT_ONCE = 256
-"""Records decoded in one call."""
+PROBLEM_FIELDS = ("problem_id", "uid", "instance_id", "index")
+"""Where rows of other projects may name their problem; the first that is there counts."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One trajectory as JSON has it; `id` says where it was stored, and is not imported."""
+    """One trajectory; `id` says where it was stored, and is not imported."""
 
     problem_id: str
     prompt_tokens: list[int]
@@ -36,13 +38,27 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     id: int | None = None
 
 
+class Foreign(NamedTuple):
+    """How another project names what a trajectory has."""
+
+    prompt: str
+    response: str
+    logprobs: str
+    masks: tuple[str, ...]
+    rewards: tuple[str, ...]
+
+
+FOREIGN = {
+    "verl": Foreign("prompt_ids", "response_ids", "response_logprobs", ("response_mask",), ("reward_score", "score")),
+    "skyrl": Foreign(
+        "prompt_token_ids", "response_ids", "rollout_logprobs", ("loss_masks", "loss_mask"), ("rewards", "reward")
+    ),
+}
+FORMS = ("spo", *FOREIGN)
+
+
 def to_row(record_id: int, record: Trajectory) -> Row:
     """The trajectory with its id, as a row. Logprobs keep their float32 values exactly."""
-
-    def column(name: str) -> list[float] | None:
-        values = getattr(record, name)
-        return None if values is None else values.tolist()
-
     counts = record.mc_successes
     return Row(
         id=record_id,
@@ -52,8 +68,8 @@ def to_row(record_id: int, record: Trajectory) -> Row:
         reward=record.reward,
         verdict=record.verdict,
         source=record.source,
-        behavior_logprobs=column("behavior_logprobs"),
-        reference_logprobs=column("reference_logprobs"),
+        behavior_logprobs=_column(record.behavior_logprobs),
+        reference_logprobs=_column(record.reference_logprobs),
         mc_successes=None if counts is None else (counts[0].tolist(), counts[1].tolist(), counts[2].tolist()),
         min_policy_version=record.min_policy_version,
         max_policy_version=record.max_policy_version,
@@ -89,66 +105,57 @@ def from_row(row: Row) -> Trajectory:
     )
 
 
-def read_each(store: TrajectoryStore, ids: Sequence[int]) -> Iterator[tuple[int, Trajectory | CorruptShardError]]:
-    """Ids with their trajectories, or with what is wrong with them; `READ_AT_ONCE` are decoded in one call."""
-    for start in range(0, len(ids), READ_AT_ONCE):
-        part = ids[start : start + READ_AT_ONCE]
-        try:
-            yield from zip(part, store.read_many(part), strict=True)
-        except CorruptShardError:
-            yield from ((record_id, _read_one(store, record_id)) for record_id in part)
+def writer(form: str) -> Callable[[int, Trajectory], dict[str, Any]]:
+    """What makes a trajectory a row of this form."""
+    if form == "spo":
+        return lambda record_id, record: msgspec.structs.asdict(to_row(record_id, record))
+    return lambda record_id, record: _to_foreign(FOREIGN[form], record)
 
 
-def read_whole(store: TrajectoryStore, ids: Sequence[int]) -> Iterator[tuple[int, Trajectory]]:
-    """Ids with their trajectories.
-
-    Raises:
-        CorruptShardError: One is damaged.
-    """
-    for record_id, record in read_each(store, ids):
-        if isinstance(record, CorruptShardError):
-            raise record
-        yield record_id, record
+def reader(form: str) -> Callable[[dict[str, Any]], Trajectory]:
+    """What makes a row of this form a trajectory; it raises ValueError, naming the field, for one that is none."""
+    if form == "spo":
+        return lambda row: from_row(msgspec.convert(row, Row))
+    return lambda row: _from_foreign(form, row)
 
 
-def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
-    """Writes rows to a new file, or none on an error; returns how many.
-
-    Raises:
-        FileExistsError: There is something at `path`.
-    """
-    encoder = msgspec.json.Encoder()
-    count = 0
-    with path.open("xb") as file:
-        try:
-            for row in rows:
-                file.write(encoder.encode(row) + b"\n")
-                count += 1
-        except BaseException:
-            path.unlink()
-            raise
-    return count
+def _to_foreign(names: Foreign, record: Trajectory) -> dict[str, Any]:
+    return {
+        names.prompt: record.prompt_tokens.tolist(),
+        names.response: record.response_tokens.tolist(),
+        names.masks[0]: [1] * len(record.response_tokens),
+        names.logprobs: _column(record.behavior_logprobs),
+        names.rewards[0]: record.reward,
+        "uid": record.problem_id,
+    }
 
 
-def read_jsonl(path: Path) -> Iterator[Trajectory]:
-    """Trajectories of a file, line by line; empty lines are left out.
+def _from_foreign(form: str, row: dict[str, Any]) -> Trajectory:
+    names = FOREIGN[form]
+    reward = _first(row, names.rewards)
+    if isinstance(reward, list):
+        reward = sum(reward)  # One a token: those of the response add up to its own.
+    if 0 in (_first(row, names.masks, []) or []):
+        raise ValueError(f"{names.masks[0]}: tokens within the response that the policy did not sample cannot be kept")
+    return Trajectory(
+        str(_first(row, PROBLEM_FIELDS)),
+        _first(row, (names.prompt,)),
+        _first(row, (names.response,)),
+        float(reward),
+        str(row.get("stop_reason") or ""),
+        form,
+        row.get(names.logprobs),
+    )
 
-    Raises:
-        StoreError: A line is not a trajectory; the text names file, line and field.
-    """
-    decoder = msgspec.json.Decoder(Row)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield from_row(decoder.decode(line))
-            except ValueError as error:  # msgspec's errors are ValueErrors too.
-                raise StoreError(f"{path}:{number}: {error}") from error
+
+def _first(row: dict[str, Any], names: tuple[str, ...], default: Any = None) -> Any:
+    for name in names:
+        if row.get(name) is not None:
+            return row[name]
+    if default is None:
+        raise ValueError(f"the row has no {' or '.join(names)}, only {', '.join(row) or 'nothing'}")
+    return default
 
 
-def _read_one(store: TrajectoryStore, record_id: int) -> Trajectory | CorruptShardError:
-    try:
-        return store[record_id]
-    except CorruptShardError as error:
-        return error
+def _column(values: Any) -> list[float] | None:
+    return None if values is None else values.tolist()

@@ -7,6 +7,7 @@ mod runtime;
 mod store;
 mod trajectory;
 mod weights;
+mod zstd_file;
 
 use pyo3::prelude::*;
 
@@ -19,5 +20,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     replay::register(module)?;
     judge::register(module)?;
     weights::register(module)?;
+    zstd_file::register(module)?;
     Ok(())
 }

@@ -74,6 +74,32 @@ impl NativeStore {
         without_gil(py, |interrupt| self.0.delete(&ids, interrupt))
     }
 
+    fn attach(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        without_gil(py, |interrupt| self.0.attach(&path, interrupt))
+    }
+
+    /// `progress` is called with how many of how many segments were looked at.
+    fn compact<'py>(&self, py: Python<'py>, progress: Option<Py<PyAny>>) -> PyResult<Bound<'py, PyDict>> {
+        let mut failed = None;
+        let mut report = |done: usize, total: usize| {
+            let Some(progress) = &progress else { return };
+            if let Err(error) = Python::attach(|py| progress.call1(py, (done, total)).map(drop)) {
+                failed.get_or_insert(error);
+            }
+        };
+        let done = without_gil(py, |interrupt| self.0.compact(&mut report, interrupt))?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let dict = PyDict::new(py);
+        dict.set_item("segments", done.segments)?;
+        dict.set_item("records", done.records)?;
+        dict.set_item("late", done.late)?;
+        dict.set_item("bytes_before", done.bytes_before)?;
+        dict.set_item("bytes_after", done.bytes_after)?;
+        Ok(dict)
+    }
+
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
         without_gil(py, |_| self.0.commit())
     }
@@ -114,6 +140,10 @@ impl NativeStore {
         without_gil(py, |interrupt| self.0.scan(&filter, interrupt))
     }
 
+    fn damaged_late_columns(&self, py: Python<'_>) -> PyResult<u64> {
+        without_gil(py, |interrupt| self.0.damaged_late_columns(interrupt))
+    }
+
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
         without_gil(py, |interrupt| self.0.len(interrupt))
     }
@@ -148,6 +178,7 @@ impl NativeStore {
         dict.set_item("sealed_segments", info.sealed_segments)?;
         dict.set_item("skipped", info.skipped)?;
         dict.set_item("sources", info.sources)?;
+        dict.set_item("attached", info.attached)?;
         Ok(dict)
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! store.spo               identity: store id and tokenizer
+//! attached-001.spo        where another store is, whose records are listed here too
 //! segment-00000001.spo    sealed: never written again
 //! segment-00000002.live   live: one writer holds its lock, or nobody does and the next writer adopts it
 //! .new-PID-…              a file being created
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -54,16 +55,42 @@ pub fn identity_path(directory: &Path) -> PathBuf {
     directory.join(IDENTITY)
 }
 
+/// Where the file is that tells of the attached store in this slot.
+pub fn attachment_path(directory: &Path, slot: u32) -> PathBuf {
+    directory.join(format!("attached-{slot:03}.spo"))
+}
+
+/// What is in a store's directory.
+#[derive(Default)]
+pub struct Listing {
+    /// The segments' files with their inodes, in order; one that is being sealed right now may be listed twice.
+    pub segments: Vec<(SegmentName, u64)>,
+    /// Slots of attached stores, in order.
+    pub attachments: Vec<u32>,
+}
+
+/// Lists the directory.
+pub fn list(directory: &Path) -> Result<Listing> {
+    let failed = |error| Error::io(format!("list the store {}", directory.display()), error);
+    let mut listing = Listing::default();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if let Some(segment) = SegmentName::parse(name) {
+            listing.segments.push((segment, entry.ino()));
+        }
+        let slot = name.strip_prefix("attached-").and_then(|rest| rest.strip_suffix(".spo"));
+        listing.attachments.extend(slot.and_then(|digits| digits.parse::<u32>().ok()).filter(|&slot| slot > 0));
+    }
+    listing.segments.sort();
+    listing.attachments.sort_unstable();
+    Ok(listing)
+}
+
 /// The segments in the directory, in order; one that is being sealed right now may be listed twice.
 pub fn list_segments(directory: &Path) -> Result<Vec<SegmentName>> {
-    let failed = |error| Error::io(format!("list the store {}", directory.display()), error);
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        names.extend(name.to_str().and_then(SegmentName::parse));
-    }
-    names.sort();
-    Ok(names)
+    Ok(list(directory)?.segments.into_iter().map(|(name, _)| name).collect())
 }
 
 /// Removes what processes killed long ago left half-created.
@@ -95,11 +122,9 @@ pub fn create_directory(directory: &Path) -> Result<()> {
 
 /// Creates `path` with `content`, locked, durable and complete, or not at all; `None` if something is there already.
 pub fn create_exclusive(path: &Path, content: &[u8]) -> Result<Option<File>> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
     let failed = |error| Error::io(format!("create {}", path.display()), error);
     let directory = path.parent().unwrap_or(Path::new("."));
-    let unique = format!("{NEW_PREFIX}{}-{}-{}", std::process::id(), now_us(), COUNTER.fetch_add(1, Ordering::Relaxed));
-    let temporary = directory.join(unique);
+    let temporary = new_file(directory);
     let create = || {
         let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&temporary)?;
         file.write_all(content)?;
@@ -119,6 +144,58 @@ pub fn create_exclusive(path: &Path, content: &[u8]) -> Result<Option<File>> {
         sync_directory(directory)?;
     }
     Ok(created)
+}
+
+/// Writes `path` anew with `write`: the old content is there until the new one is, complete and durable.
+pub fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let failed = |error| Error::io(format!("replace {}", path.display()), error);
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let temporary = new_file(directory);
+    let fill = || {
+        let file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(failed)?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        write(&mut out)?;
+        out.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)
+    };
+    fill().inspect_err(|_| {
+        // The error that is reported is the one that came first.
+        let _ = remove_if_there(&temporary);
+    })?;
+    fs::rename(&temporary, path).map_err(failed)?;
+    sync_directory(directory)
+}
+
+/// Makes durable what other writers have appended so far.
+pub fn sync_live(directory: &Path) -> Result<()> {
+    for name in list_segments(directory)?.into_iter().filter(|name| !name.sealed) {
+        let path = name.path(directory);
+        match File::open(&path).and_then(|file| file.sync_data()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("make {} durable", path.display()), error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Held by the one process that may compact the store.
+pub fn lock_for_compaction(directory: &Path) -> Result<File> {
+    let path = identity_path(directory);
+    let file = File::open(&path).map_err(|error| Error::io(format!("open {}", path.display()), error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::Store(format!("{} is being compacted by another process", directory.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(Error::io(format!("lock {}", path.display()), error)),
+    }
+}
+
+fn new_file(directory: &Path) -> PathBuf {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
+    directory.join(format!("{NEW_PREFIX}{}-{}-{unique}", std::process::id(), now_us()))
 }
 
 /// Opens and locks a live segment for writing; `None` if another writer has it or it has just been sealed.

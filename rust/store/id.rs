@@ -1,9 +1,17 @@
 //! Record ids: which segment, and which frame in it. Stable for as long as the record exists, and below 2^53, so that
-//! they survive JSON.
+//! they survive JSON. The segments of attached stores are numbered behind the store's own, in a block for each slot.
 
-/// Highest segment number.
-pub const MAX_SEGMENT_NUMBER: u32 = (1 << 20) - 1;
+/// Highest number of a segment of the store itself.
+pub const MAX_SEGMENT_NUMBER: u32 = ATTACHED_BASE - 1;
+/// Highest number of a segment in an attached store.
+pub const MAX_ATTACHED_NUMBER: u32 = (1 << ATTACHED_BITS) - 1;
+/// Most attached stores.
+pub const MAX_ATTACHED: u32 = (((1 << NUMBER_BITS) - ATTACHED_BASE) >> ATTACHED_BITS) - 1;
+
 const SEQUENCE_BITS: u32 = 28;
+const NUMBER_BITS: u32 = 25;
+const ATTACHED_BASE: u32 = 1 << 20;
+const ATTACHED_BITS: u32 = 16;
 
 /// The id of the record in frame `sequence` of segment `number`.
 pub fn record_id(number: u32, sequence: u32) -> u64 {
@@ -14,5 +22,16 @@ pub fn record_id(number: u32, sequence: u32) -> u64 {
 pub fn split_id(id: u64) -> Option<(u32, u32)> {
     let number = u32::try_from(id >> SEQUENCE_BITS).ok()?;
     let sequence = (id & ((1 << SEQUENCE_BITS) - 1)) as u32;
-    (number <= MAX_SEGMENT_NUMBER).then_some((number, sequence))
+    (number < 1 << NUMBER_BITS).then_some((number, sequence))
+}
+
+/// What the segment numbers of the store in this slot, from 1, are counted from.
+pub fn attached_base(slot: u32) -> u32 {
+    ATTACHED_BASE + (slot << ATTACHED_BITS)
+}
+
+/// The slot and the segment number there, if a segment is of an attached store.
+pub fn split_attached(number: u32) -> Option<(u32, u32)> {
+    let behind = number.checked_sub(ATTACHED_BASE)?;
+    Some((behind >> ATTACHED_BITS, behind & MAX_ATTACHED_NUMBER))
 }

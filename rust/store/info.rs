@@ -1,6 +1,7 @@
 //! Totals of a store.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::Store;
 use super::index::Row;
@@ -30,6 +31,8 @@ pub struct Info {
     pub skipped: u64,
     /// Records by source.
     pub sources: BTreeMap<String, u64>,
+    /// Where the attached stores are, whose segments and records count as well.
+    pub attached: Vec<PathBuf>,
 }
 
 impl Store {
@@ -54,6 +57,7 @@ impl Store {
             sealed_segments: segments().filter(|segment| segment.sealed).count() as u64,
             skipped: segments().map(|segment| segment.skipped).sum(),
             sources: sources.into_iter().map(|(name, count)| (state.names.name(name).to_owned(), count)).collect(),
+            attached: state.sources.iter().skip(1).map(|source| source.directory.clone()).collect(),
         })
     }
 }

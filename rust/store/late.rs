@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::attach::Source;
 use super::index::LateRow;
 use super::segment::Segment;
 use super::shard::{Kind, MAX_SEGMENT_RECORDS, targeted};
@@ -28,16 +29,17 @@ struct At {
 }
 
 impl LateIndex {
-    /// Takes in what the segment has got since the last time.
-    pub fn add(&mut self, number: u32, segment: &mut Segment) {
+    /// Takes in what the segment of this source has got since the last time.
+    pub fn add(&mut self, number: u32, segment: &mut Segment, source: &Source) {
         for (index, row) in segment.late.iter().enumerate().skip(segment.late_indexed) {
+            let Some(id) = source.id_here(row.target) else { continue };
             let Some(columns) = row.columns else {
-                self.deleted.insert(row.target);
+                self.deleted.insert(id);
                 continue;
             };
             let at = At { order: (row.time_us, number, row.sequence), index: index as u32 };
             for column in columns.each() {
-                let newest = self.newest.entry((row.target, column)).or_insert(at);
+                let newest = self.newest.entry((id, column)).or_insert(at);
                 if newest.order < at.order {
                     *newest = at;
                 }
@@ -103,6 +105,23 @@ impl Store {
         self.responses(ids, interrupt)?;
         let frames = ids.iter().map(|&id| (row(id, None), targeted(id, &[]))).collect();
         self.append_late(Kind::Tombstone, frames)
+    }
+
+    /// Reads every frame of late columns and every tombstone, also those that no longer count; how many are damaged.
+    pub fn damaged_late_columns(&self, interrupt: Interrupt<'_>) -> Result<u64> {
+        let state = self.state();
+        let mut damaged = 0;
+        for segment in state.segments.values() {
+            for row in &segment.late {
+                interrupt.check()?;
+                match segment.file.frame(u64::from(row.offset)) {
+                    Ok(_) => {}
+                    Err(Error::Corrupt { .. }) => damaged += 1,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(damaged)
     }
 
     /// Tokens of each record's response.

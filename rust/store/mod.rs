@@ -13,12 +13,15 @@
 //! | `segment`, `index`, `id`, `state` | what a reader knows of a segment, of a record; record ids; all of it together |
 //! | `footer`, `read` | the index of a sealed segment; reading records |
 //! | `late` | what was said of records later: columns, deletions |
+//! | `attach`, `compact` | other stores that are listed too; giving space back |
 //! | `info` | totals |
 //! | `writer` | the live segment, group commit, poisoning |
 //! | `open` | opening a store, adopting what a dead writer left |
 //!
 //! It does not sample, and does not interpret rewards or sources.
 
+mod attach;
+mod compact;
 pub mod files;
 mod footer;
 pub mod id;
@@ -37,6 +40,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+pub use compact::Compaction;
 pub use index::Filter;
 pub use info::Info;
 pub use open::{Mode, Options};
@@ -155,7 +159,7 @@ impl Store {
     /// Looks for what other writers have appended since the last look.
     pub fn refresh(&self, interrupt: Interrupt<'_>) -> Result<()> {
         let now = Instant::now();
-        self.load_segments(&mut self.state_mut(), interrupt)?;
+        self.state_mut().refresh(self.on_damage, interrupt)?;
         *lock(&self.refreshed) = now;
         Ok(())
     }
@@ -201,15 +205,25 @@ impl Store {
         let full = writer.length + bytes > self.segment_bytes
             || segment.rows.len() + records > MAX_SEGMENT_RECORDS
             || segment.late.len() + late > MAX_SEGMENT_RECORDS;
-        if segment.is_empty() || !full {
+        if !full {
             return Ok(());
         }
+        drop(state);
+        self.rotate(writer)
+    }
+
+    /// Seals the writer's segment, if there is anything in it, and goes on in a new one.
+    fn rotate(&self, writer: &mut Writer) -> Result<()> {
+        let state = self.state();
+        let Some(segment) = state.segments.get(&writer.number).filter(|segment| !segment.is_empty()) else {
+            return Ok(());
+        };
         let footer = footer::footer(segment.version, &segment.rows, &segment.late, &state.names)?;
         drop(state);
         let sealed = writer.number;
         writer.rotate(&footer, &self.poison)?;
         let mut state = self.state_mut();
-        self.load_segments(&mut state, Interrupt::never())?;
+        state.refresh(self.on_damage, Interrupt::never())?;
         state.segments.entry(sealed).and_modify(|segment| segment.sealed = true);
         Ok(())
     }
@@ -217,14 +231,14 @@ impl Store {
     /// Lets `index` put what was just written into the segment's rows.
     fn index_written(&self, writer: &Writer, number: u32, index: impl FnOnce(&mut Segment, &mut Names)) {
         let mut state = self.state_mut();
-        let State { names, segments, late } = &mut *state;
+        let State { names, segments, late, sources, .. } = &mut *state;
         let Some(segment) = segments.get_mut(&number) else { return };
         // A refresh by another thread may have found the append already.
         if segment.sequence == writer.sequence {
             return;
         }
         index(segment, names);
-        late.add(number, segment);
+        late.add(number, segment, &sources[0]);
         (segment.end, segment.sequence) = (writer.length, writer.sequence);
     }
 
@@ -240,10 +254,6 @@ impl Store {
     fn refresh_if_older(&self, age: Duration, interrupt: Interrupt<'_>) -> Result<()> {
         let due = lock(&self.refreshed).elapsed() > age;
         if due { self.refresh(interrupt) } else { Ok(()) }
-    }
-
-    fn load_segments(&self, state: &mut State, interrupt: Interrupt<'_>) -> Result<()> {
-        open::load_segments(&self.directory, &self.identity, self.on_damage, state, interrupt)
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {

@@ -7,8 +7,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
+use super::attach::Source;
 use super::files::{self, SegmentName};
 use super::footer::footer;
+use super::id::MAX_ATTACHED_NUMBER;
 use super::index::Names;
 use super::recovery::{OnDamage, read_start, unreadable};
 use super::segment::Segment;
@@ -71,8 +73,8 @@ pub(super) fn open(directory: &Path, options: Options, interrupt: Interrupt<'_>)
             "{path} holds tokens of the tokenizer {theirs:?}, not of {tokenizer:?}; use a store of its own for each tokenizer"
         )));
     }
-    let mut state = State::default();
-    load_segments(directory, &identity, options.on_damage, &mut state, interrupt)?;
+    let mut state = State::new(directory, &identity);
+    state.refresh(options.on_damage, interrupt)?;
     let mut torn = Vec::new();
     let writer = match append {
         true => Some(Mutex::new(open_writer(directory, &identity, &options, &mut state, &mut torn, interrupt)?)),
@@ -92,30 +94,37 @@ pub(super) fn open(directory: &Path, options: Options, interrupt: Interrupt<'_>)
     })
 }
 
-/// Opens segments that are new in the directory, and reads on in those that are live.
-pub(super) fn load_segments(
-    directory: &Path,
-    identity: &SegmentHeader,
-    on_damage: OnDamage,
-    state: &mut State,
-    interrupt: Interrupt<'_>,
-) -> Result<()> {
-    let State { names, segments, late } = state;
-    for SegmentName { number, .. } in files::list_segments(directory)? {
-        if let Some(segment) = segments.get_mut(&number) {
-            segment.extend(names, interrupt)?;
-            late.add(number, segment);
-            continue;
+impl Source {
+    /// Files of its segments, each once, with their inodes.
+    pub fn list(&self) -> Result<Vec<(SegmentName, u64)>> {
+        let mut listed = files::list(&self.directory)?.segments;
+        // A sealed name wins over a live one, which then is about to go, or a writer's attempt at a number already taken.
+        listed.reverse();
+        listed.dedup_by_key(|(name, _)| name.number);
+        listed.reverse();
+        match listed.last() {
+            Some((name, _)) if self.base > 0 && name.number > MAX_ATTACHED_NUMBER => Err(Error::Store(format!(
+                "{} has more than {MAX_ATTACHED_NUMBER} segments, too many for an attached store: merge it into another",
+                self.directory.display()
+            ))),
+            _ => Ok(listed),
         }
-        let expected = SegmentHeader { number, ..identity.clone() };
-        // Sealed or not is asked now: it may have been sealed since the listing.
-        let Some((file, name)) = open_segment_file(directory, number)? else { continue };
-        let path = name.path(directory);
-        let mut segment = Segment::open(file, path, name.sealed, &expected, on_damage, names, interrupt)?;
-        late.add(number, &mut segment);
-        segments.insert(number, segment);
     }
-    Ok(())
+
+    /// Opens one of its segments; `None` if it is gone.
+    pub fn open(
+        &self,
+        number: u32,
+        on_damage: OnDamage,
+        names: &mut Names,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Option<Segment>> {
+        let expected = SegmentHeader { number, ..self.identity.clone() };
+        // Sealed or not is asked now: it may have been sealed since the listing.
+        let Some((file, name)) = open_segment_file(&self.directory, number)? else { return Ok(None) };
+        let path = name.path(&self.directory);
+        Segment::open(file, path, name.sealed, &expected, on_damage, names, interrupt).map(Some)
+    }
 }
 
 fn open_segment_file(directory: &Path, number: u32) -> Result<Option<(File, SegmentName)>> {
@@ -133,7 +142,8 @@ fn open_segment_file(directory: &Path, number: u32) -> Result<Option<(File, Segm
     Ok(None)
 }
 
-fn read_identity(directory: &Path) -> Result<SegmentHeader> {
+/// Reads what says that the directory is a store, and which.
+pub fn read_identity(directory: &Path) -> Result<SegmentHeader> {
     let path = files::identity_path(directory);
     let file = File::open(&path)
         .map_err(|error| Error::io(format!("open the trajectory store {}", directory.display()), error))?;
@@ -170,11 +180,11 @@ fn open_writer(
         files::list_segments(directory)?.into_iter().filter_map(|name| (!name.sealed).then_some(name.number)).collect();
     for number in unsealed {
         let path = SegmentName { number, sealed: false }.path(directory);
-        let State { names, segments, late } = &mut *state;
+        let State { names, segments, late, sources, .. } = &mut *state;
         let Some(segment) = segments.get_mut(&number) else { continue };
         let Some(file) = files::adopt(&path)? else { continue };
         segment.extend(names, interrupt)?;
-        late.add(number, segment);
+        late.add(number, segment, &sources[0]);
         if segment.sealed {
             finish_seal(directory, number, &file, segment)?;
             continue;
@@ -192,8 +202,27 @@ fn open_writer(
     let last_time_us = newest_time_us(state);
     let (store_id, sync) = (identity.store_id, options.sync.clone());
     let writer = Writer::create(directory, store_id, &identity.tokenizer, last_time_us, sync)?;
-    load_segments(directory, identity, options.on_damage, state, interrupt)?;
+    state.refresh(options.on_damage, interrupt)?;
     Ok(writer)
+}
+
+/// Seals what writers that are gone have left.
+pub fn seal_abandoned(directory: &Path, state: &mut State, interrupt: Interrupt<'_>) -> Result<()> {
+    state.refresh(OnDamage::Refuse, interrupt)?;
+    for name in files::list_segments(directory)?.into_iter().filter(|name| !name.sealed) {
+        let State { names, segments, late, sources, .. } = &mut *state;
+        let Some(segment) = segments.get_mut(&name.number) else { continue };
+        let Some(file) = files::adopt(&name.path(directory))? else { continue };
+        segment.extend(names, interrupt)?;
+        late.add(name.number, segment, &sources[0]);
+        if segment.sealed {
+            finish_seal(directory, name.number, &file, segment)?;
+        } else if !segment.is_empty() {
+            cut_torn_tail(&file, segment)?;
+            seal(directory, name.number, &file, segment, names)?;
+        }
+    }
+    Ok(())
 }
 
 /// Time of the newest frame: later ones must not seem older, though the clock be set back.

@@ -39,6 +39,8 @@ pub struct Segment {
     pub footer_end: u64,
     /// Damaged places that were skipped.
     pub skipped: u64,
+    /// The file's inode, as its directory had it: another one means that the file was compacted.
+    pub inode: u64,
     on_damage: OnDamage,
 }
 
@@ -67,6 +69,7 @@ impl Segment {
             sealed: false,
             footer_end: 0,
             skipped: 0,
+            inode: 0,
             on_damage,
         };
         if sealed {
@@ -99,7 +102,9 @@ impl Segment {
                 Kind::Trajectory => rows.push(row_of(&frame, names).map_err(damaged)?),
                 Kind::Late | Kind::Tombstone => late.push(late_row_of(&frame).map_err(damaged)?),
                 Kind::Prompt => {}
-                Kind::Header => return Err(file.corrupt(frame.offset, "a second file header".to_owned())),
+                Kind::Header | Kind::Attachment => {
+                    return Err(file.corrupt(frame.offset, "a frame of another kind of file".to_owned()));
+                }
             }
             if frame.header.batch_end || self.on_damage == OnDamage::Skip {
                 self.rows.append(&mut rows);

@@ -47,6 +47,8 @@ pub enum Kind {
     Late = 5,
     /// The deletion of a record of any segment.
     Tombstone = 6,
+    /// [`Attachment`].
+    Attachment = 7,
 }
 
 /// A frame without its payload.
@@ -112,6 +114,7 @@ impl FrameHeader {
             4 => Kind::Prompt,
             5 => Kind::Late,
             6 => Kind::Tombstone,
+            7 => Kind::Attachment,
             other => return Err(cursor.damage(format!("frames of kind {other} are from another version"))),
         };
         if flags & !BATCH_END != 0 || zero != 0 || nought != 0 || length as usize > MAX_PAYLOAD_BYTES {
@@ -153,6 +156,39 @@ impl SegmentHeader {
         let tokenizer = cursor.text(MAX_NAME_BYTES, "tokenizer")?.to_owned();
         cursor.finish("the header")?;
         Ok(SegmentHeader { store_id, number, tokenizer })
+    }
+}
+
+/// Where an attached store is; the one frame of a file of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Which store it is.
+    pub store_id: [u8; 16],
+    /// Where it was when it was attached.
+    pub path: String,
+    /// The same, as seen from the store that it was attached to.
+    pub relative: String,
+}
+
+impl Attachment {
+    /// The whole file; `header` has the slot as its number.
+    pub fn file(&self, header: &SegmentHeader, time_us: u64) -> Vec<u8> {
+        let mut payload = self.store_id.to_vec();
+        put_bytes(&mut payload, self.path.as_bytes());
+        put_bytes(&mut payload, self.relative.as_bytes());
+        let mut out = header.file_start(time_us);
+        FrameHeader::of(Kind::Attachment, true, 1, time_us, &payload).put(&payload, &mut out);
+        out
+    }
+
+    /// Reads the payload.
+    pub fn read(payload: &[u8]) -> Result<Self, Damage> {
+        let mut cursor = Cursor::new(payload);
+        let store_id = cursor.array("store id")?;
+        let path = cursor.text(MAX_NAME_BYTES, "path")?.to_owned();
+        let relative = cursor.text(MAX_NAME_BYTES, "relative path")?.to_owned();
+        cursor.finish("the attachment")?;
+        Ok(Attachment { store_id, path, relative })
     }
 }
 

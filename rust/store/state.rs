@@ -1,13 +1,17 @@
 //! What an open store knows of its directory at the moment: segments, names, late columns.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
+use super::attach::{self, Source};
 use super::id::{record_id, split_id};
 use super::index::{Filter, LateRow, Names, ResolvedFilter, Row};
 use super::late::LateIndex;
 use super::read::SegmentFile;
+use super::recovery::OnDamage;
 use super::segment::Segment;
+use super::shard::SegmentHeader;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::trajectory::Trajectory;
@@ -22,9 +26,59 @@ pub struct State {
     pub segments: BTreeMap<u32, Segment>,
     /// Which late columns count.
     pub late: LateIndex,
+    /// The store itself, then the attached ones.
+    pub sources: Vec<Source>,
+    /// How many attachments each source had at the last look.
+    pub attachments: Vec<usize>,
 }
 
 impl State {
+    /// Before anything was looked at.
+    pub fn new(directory: &Path, identity: &SegmentHeader) -> Self {
+        State { sources: vec![Source::own(directory, identity)], ..State::default() }
+    }
+
+    /// Looks for what is new: attached stores, segments, appends.
+    pub fn refresh(&mut self, on_damage: OnDamage, interrupt: Interrupt<'_>) -> Result<()> {
+        let mut changed = attach::refresh(&mut self.sources, &mut self.attachments)?;
+        let State { names, segments, late, sources, .. } = self;
+        for source in sources.iter() {
+            for (name, inode) in source.list()? {
+                let number = source.base + name.number;
+                match segments.get_mut(&number) {
+                    Some(segment) if !name.sealed || segment.inode == inode => segment.extend(names, interrupt)?,
+                    known => {
+                        let replaced = known.is_some();
+                        let opened = source.open(name.number, on_damage, names, interrupt)?;
+                        let Some(mut segment) = opened else { continue };
+                        segment.inode = inode;
+                        segments.insert(number, segment);
+                        changed |= replaced;
+                    }
+                }
+                if let Some(segment) = segments.get_mut(&number) {
+                    late.add(number, segment, source);
+                }
+            }
+        }
+        if changed {
+            self.index_late();
+        }
+        Ok(())
+    }
+
+    /// Looks for the newest late columns again from the start.
+    fn index_late(&mut self) {
+        self.late = LateIndex::default();
+        for (&number, segment) in &mut self.segments {
+            segment.late_indexed = 0;
+            let source = self.sources.iter().rev().find(|source| source.base <= number);
+            if let Some(source) = source {
+                self.late.add(number, segment, source);
+            }
+        }
+    }
+
     /// The record's segment and row, unless there is none or it was deleted.
     pub fn find(&self, id: u64) -> Option<(&Segment, &Row)> {
         let (number, sequence) = split_id(id)?;

@@ -202,16 +202,21 @@ impl Encoded {
 
     /// Appends the record.
     pub fn put(&self, prompt: Prompt, out: &mut Vec<u8>) {
+        self.put_with(RECORD_VERSION, PROMPT, prompt, out);
+    }
+
+    /// Appends the record in this version, the prompt in the place of the stream `replaced`.
+    fn put_with(&self, version: u8, replaced: u8, prompt: Prompt, out: &mut Vec<u8>) {
         let mut place = Vec::new();
         if let Prompt::At(offset) = prompt {
             put_varint(&mut place, u64::from(offset));
         }
         let place = EncodedStream { tag: PROMPT_AT, codec: RAW, raw_length: place.len(), stored: place };
         let chosen = |stream| match prompt {
-            Prompt::At(_) if (stream as &EncodedStream).tag == PROMPT => &place,
+            Prompt::At(_) if (stream as &EncodedStream).tag == replaced => &place,
             _ => stream,
         };
-        out.extend_from_slice(&[RECORD_VERSION, self.streams.len() as u8]);
+        out.extend_from_slice(&[version, self.streams.len() as u8]);
         for stream in self.streams.iter().map(chosen) {
             stream.put_entry(out);
         }
@@ -291,6 +296,26 @@ pub fn decode_prompt(bytes: &[u8], count: usize) -> Result<Vec<i32>, Damage> {
         [stream] if stream.tag == PROMPT => columns::read_tokens(&stream.content()?, count),
         _ => Err(Damage { offset: 0, what: "the frame holds something else than a prompt".to_owned() }),
     }
+}
+
+/// Where a record's prompt is, if it is not in the record.
+pub fn prompt_at(bytes: &[u8]) -> Result<Option<u32>, Damage> {
+    let streams = directory(bytes)?;
+    let place = streams.iter().find(|stream| stream.tag == PROMPT_AT);
+    place.map(|stream| read_place(&stream.content()?)).transpose()
+}
+
+/// The record, with its prompt in the place that `new` gives for the one where it was, if it is not in the record.
+pub fn move_prompt(bytes: &[u8], new: impl FnOnce(u32) -> u32) -> Result<Vec<u8>, Damage> {
+    let Some(old) = prompt_at(bytes)? else { return Ok(bytes.to_vec()) };
+    let streams = directory(bytes)?.into_iter().map(|Stream { tag, codec, raw_length, stored, .. }| {
+        let stored = stored.to_vec();
+        EncodedStream { tag, codec, raw_length, stored }
+    });
+    let mut out = Vec::with_capacity(bytes.len() + 4);
+    let encoded = Encoded { streams: streams.collect() };
+    encoded.put_with(bytes[0], PROMPT_AT, Prompt::At(new(old)), &mut out);
+    Ok(out)
 }
 
 fn read_place(bytes: &[u8]) -> Result<u32, Damage> {
