@@ -1,5 +1,7 @@
 """Chunked log-probabilities: equal to the naive computation in value and gradient, without its memory."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -89,3 +91,36 @@ def test_logits_never_exist_for_more_than_a_chunk_forward_or_backward() -> None:
     with LargestTensor() as largest:
         naive(hidden_ND, head_VD, target_N).sum().backward()
     assert largest.num_elements == num_tokens * V
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most memory that was allocated at once above what was there before, temporaries of every kernel included."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    level = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            level += event.nbytes()
+            peak = max(peak, level)
+    return peak
+
+
+@pytest.mark.parametrize(("dtype", "chunks_of_logits"), [(torch.float32, 1.0), (torch.bfloat16, 1.5)])
+def test_memory_stays_at_one_chunk_of_float32_logits_forward_and_backward(
+    dtype: torch.dtype, chunks_of_logits: float
+) -> None:
+    num_tokens, chunk_tokens, vocabulary, width = 512, 32, 8000, 4
+    generator = torch.Generator().manual_seed(0)
+    hidden_ND = torch.randn(num_tokens, width, generator=generator).to(dtype).requires_grad_()
+    head_VD = torch.randn(vocabulary, width, generator=generator).to(dtype).requires_grad_()
+    target_N = torch.randint(vocabulary, (num_tokens,), generator=generator)
+    # The logits of a chunk exist in float32 once; in bfloat16 they come, and in the backward pass go, in that as well.
+    chunk = 4 * chunk_tokens * vocabulary * chunks_of_logits
+    head_gradients = 3 * 4 * head_VD.numel()
+    logprobs: list[torch.Tensor] = []
+    peak_bytes(lambda: None)
+    forward = peak_bytes(lambda: logprobs.append(token_logprobs(hidden_ND, head_VD, target_N, chunk_tokens)))
+    backward = peak_bytes(lambda: logprobs[0].sum().backward())
+    assert forward < 1.05 * chunk
+    assert backward < 1.05 * chunk + head_gradients
+    assert peak_bytes(lambda: naive(hidden_ND, head_VD, target_N)) > 10 * chunk

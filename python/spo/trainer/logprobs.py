@@ -39,9 +39,7 @@ class _TokenLogprobs(torch.autograd.Function):
         normaliser_N = hidden_ND.new_empty(len(target_N), dtype=dtype)
         for start in range(0, len(target_N), chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
-            logit_CV = _logits(hidden_ND[chunk], head_VD)
-            normaliser_N[chunk] = logit_CV.logsumexp(dim=1)
-            logprob_N[chunk] = logit_CV.gather(1, target_N[chunk, None]).squeeze(1) - normaliser_N[chunk]
+            logprob_N[chunk], normaliser_N[chunk] = _score(hidden_ND[chunk], head_VD, target_N[chunk])
         ctx.save_for_backward(hidden_ND, head_VD, target_N, normaliser_N)
         ctx.chunk_tokens = chunk_tokens
         return logprob_N
@@ -55,16 +53,37 @@ class _TokenLogprobs(torch.autograd.Function):
         head_gradient_VD = torch.zeros_like(head_VD, dtype=normaliser_N.dtype) if needs_head else None
         for start in range(0, len(target_N), ctx.chunk_tokens):
             chunk = slice(start, start + ctx.chunk_tokens)
-            logit_CV = _logits(hidden_ND[chunk], head_VD)
-            # d logprob / d logit = onehot(target) − softmax, in place of the logits.
-            gradient_CV = logit_CV.sub_(normaliser_N[chunk, None]).exp_().mul_(-gradient_N[chunk, None])
-            gradient_CV.scatter_add_(1, target_N[chunk, None], gradient_N[chunk, None])
-            low_CV = gradient_CV.to(hidden_ND.dtype)
+            gradient_CV = _logit_gradient(
+                hidden_ND[chunk], head_VD, target_N[chunk], normaliser_N[chunk], gradient_N[chunk]
+            )
             if hidden_gradient_ND is not None:
-                torch.mm(low_CV, head_VD, out=hidden_gradient_ND[chunk])
+                torch.mm(gradient_CV, head_VD, out=hidden_gradient_ND[chunk])
             if head_gradient_VD is not None:
-                head_gradient_VD += low_CV.T @ hidden_ND[chunk]
+                head_gradient_VD += gradient_CV.T @ hidden_ND[chunk]
+            # Not kept while the next chunk's are made.
+            del gradient_CV
         return hidden_gradient_ND, None if head_gradient_VD is None else head_gradient_VD.to(head_VD.dtype), None, None
+
+
+def _score(hidden_CD: Tensor, head_VD: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
+    """A chunk's log-probabilities and normalisers; its logits are gone when this returns."""
+    logit_CV = _logits(hidden_CD, head_VD)
+    target_logit_C = logit_CV.gather(1, target_C[:, None]).squeeze(1)
+    # logsumexp in place of the logits: torch's own holds a second [C, V].
+    largest_C = logit_CV.amax(dim=1)
+    normaliser_C = largest_C + logit_CV.sub_(largest_C[:, None]).exp_().sum(dim=1).log_()
+    return target_logit_C - normaliser_C, normaliser_C
+
+
+def _logit_gradient(
+    hidden_CD: Tensor, head_VD: Tensor, target_C: Tensor, normaliser_C: Tensor, gradient_C: Tensor
+) -> Tensor:
+    """The gradient by a chunk's logits, in the dtype that they are multiplied in."""
+    logit_CV = _logits(hidden_CD, head_VD)
+    # d logprob / d logit = onehot(target) − softmax, in place of the logits.
+    gradient_CV = logit_CV.sub_(normaliser_C[:, None]).exp_().mul_(-gradient_C[:, None])
+    gradient_CV.scatter_add_(1, target_C[:, None], gradient_C[:, None])
+    return gradient_CV.to(hidden_CD.dtype)
 
 
 def _logits(hidden_CD: Tensor, head_VD: Tensor) -> Tensor:
