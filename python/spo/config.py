@@ -251,6 +251,19 @@ class TinyConfig(Section, frozen=True):
     """Torch threads while it is made; more gain little on so small a model, and lose much on a busy machine."""
 
 
+class PlanConfig(Section, frozen=True):
+    """The hardware that a run is laid out for: what `spo train --dry-run` computes with. It starts nothing."""
+
+    trainer_gpus: Count = 0
+    """Trainer ranks, a GPU each, over all nodes; 0: one."""
+    worker_gpus: Count = 0
+    """Rollout workers, a GPU each, over all nodes; 0: as many as `workers.num_workers`."""
+    gpus_per_node: Positive = 8
+    """GPUs of a node."""
+    gpu_memory_gib: PositiveFloat = 79.0
+    """Memory of a GPU; an H100 has about as much as this."""
+
+
 class NetworkConfig(Section, frozen=True):
     """Where the orchestrator and the weight publishers listen."""
 
@@ -299,6 +312,8 @@ class Config(Section, frozen=True):
     """Trainer ranks."""
     tiny: TinyConfig = TinyConfig()
     """The built-in reference."""
+    plan: PlanConfig = PlanConfig()
+    """Planned hardware."""
     network: NetworkConfig = NetworkConfig()
     """Addresses."""
 

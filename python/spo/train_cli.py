@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING
 from spo.config import Config, load_config
 from spo.errors import ConfigError
 from spo.launch import ERROR_PREFIX
+from spo.plan import make_plan, render
 from spo.problems import load_problems
 from spo.rerun import replayed_config
 from spo.rundir import check_free, resumed_config
@@ -39,10 +40,13 @@ def register(subparsers: Subparsers) -> None:
         "train", help="train a policy", description="Trains a policy, or goes on with an interrupted run."
     )
     train.add_argument("settings", nargs="*", metavar="PRESET_OR_TOML | section.field=value")
-    train.add_argument("--nproc-per-node", type=int, default=1, metavar="N", help="trainer ranks (default: 1)")
+    train.add_argument("--nproc-per-node", type=int, metavar="N", help="trainer ranks (default: 1)")
     train.add_argument("--resume", metavar="DIR", help="go on with the run in this directory")
     train.add_argument(
         "--replay", metavar="DIR", help="train again on the batches of the run in this directory, without sampling"
+    )
+    train.add_argument(
+        "--dry-run", action="store_true", help="print layout and memory on GPUs; needs no GPU, model or problems"
     )
     train.set_defaults(run=_train)
     worker = subparsers.add_parser("worker", help="join a run as a rollout worker", add_help=False)
@@ -55,14 +59,19 @@ def _train(options: argparse.Namespace) -> int:
     for name in ("resume", "replay"):
         if (run_dir := getattr(options, name)) is not None:
             arguments.append(f"{name}={run_dir}")
+    if options.nproc_per_node is not None and options.nproc_per_node < 1:
+        raise ConfigError(f"--nproc-per-node: {options.nproc_per_node} is no number of ranks; give 1 or more")
+    if options.dry_run:
+        config, _ = read_arguments(arguments)
+        print(render(config, make_plan(config, options.nproc_per_node)))
+        return 0
     config = check_input(arguments)
     # Without it, torchrun sets it to 1 and says so in five lines.
     os.environ.setdefault("OMP_NUM_THREADS", str(config.trainer.torch_threads))
-    if options.nproc_per_node < 1:
-        raise ConfigError(f"--nproc-per-node: {options.nproc_per_node} is no number of ranks; give 1 or more")
-    if options.nproc_per_node == 1:
+    num_ranks = 1 if options.nproc_per_node is None else options.nproc_per_node
+    if num_ranks == 1:
         return Child([sys.executable, "-m", "spo.train", *arguments]).run()
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.nproc_per_node}"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
     return Child([sys.executable, *torchrun, "-m", "spo.train", *arguments], hush=True).run()
 
 

@@ -1,0 +1,138 @@
+"""A run laid out on GPUs, and what each holds in memory: `spo train PRESET --dry-run`. Nothing is started or loaded.
+
+Memory is counted, not measured: parameters, gradients, optimiser, what FSDP2 gathers, activations, logits, caches. What
+the allocator, kernels and NCCL take besides, some gigabytes, is not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from spo.config import Config
+from spo.model_shapes import ModelShape, shape_of
+from spo.objective_rules import objective_terms
+
+GIB = 1 << 30
+_FLOAT32 = 4
+_ADAM_MOMENTS = 2
+_GATHERED_LAYERS = 2
+"""Layers that are whole at once: the one that computes and the next one, prefetched."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run is laid out.
+
+    Attributes:
+        shape: The policy's.
+        trainer_gpus: Ranks that the policy is sharded over.
+        worker_gpus: Rollout workers, one GPU each.
+        trainer_bytes: What a trainer GPU holds, by name.
+        worker_bytes: What a worker's GPU holds, by name.
+    """
+
+    shape: ModelShape
+    trainer_gpus: int
+    worker_gpus: int
+    trainer_bytes: dict[str, int]
+    worker_bytes: dict[str, int]
+
+
+def make_plan(config: Config, num_ranks: int | None = None) -> Plan:
+    """Lays a run out, on `num_ranks` trainer ranks instead of those that the settings plan with, if given.
+
+    Raises:
+        ConfigError: The model's sizes are not known.
+    """
+    shape = shape_of(config.model.path)
+    trainer_gpus = num_ranks or config.plan.trainer_gpus or 1
+    return Plan(
+        shape=shape,
+        trainer_gpus=trainer_gpus,
+        worker_gpus=config.plan.worker_gpus or config.workers.num_workers,
+        trainer_bytes=_trainer_bytes(config, shape, trainer_gpus),
+        worker_bytes=_worker_bytes(config, shape),
+    )
+
+
+def _trainer_bytes(config: Config, shape: ModelShape, num_gpus: int) -> dict[str, int]:
+    width = _bytes_of(config.model.dtype)
+    shard = math.ceil(shape.parameters / num_gpus)
+    gathered = shape.root_parameters + _GATHERED_LAYERS * shape.layer_parameters
+    # A unit's gradients exist whole, as computed and in float32, until they are reduced.
+    largest_unit = max(shape.root_parameters, shape.layer_parameters)
+    return {
+        "policy, float32 shard": _FLOAT32 * shard,
+        "gradients, float32 shard": _FLOAT32 * shard,
+        "AdamW moments, float32 shard": _ADAM_MOMENTS * _FLOAT32 * shard,
+        f"reference, {config.model.dtype} shard": width * shard,
+        "gathered parameters, policy and reference": width * (gathered + shape.root_parameters),
+        "gradients before they are reduced": (width + _FLOAT32) * largest_unit,
+        "activations": _activation_bytes(config, shape, width),
+        "logits of a chunk": config.model.logprob_chunk_tokens
+        * shape.vocabulary
+        * (_FLOAT32 + (width if width < _FLOAT32 else 0)),
+    }
+
+
+def _activation_bytes(config: Config, shape: ModelShape, width: int) -> int:
+    tokens = config.batch.rows_per_forward * config.batch.token_budget
+    # Inputs of norms and of both halves, queries, keys, values, attention's output, three of the MLP.
+    heads = 2 * shape.num_heads + 2 * shape.num_kv_heads
+    layer = tokens * (4 * shape.width + heads * shape.head_width + 3 * shape.mlp_width) * width
+    if not config.model.gradient_checkpointing:
+        return shape.num_layers * layer
+    return shape.num_layers * tokens * shape.width * width + layer
+
+
+def _worker_bytes(config: Config, shape: ModelShape) -> dict[str, int]:
+    width = _bytes_of(config.workers.dtype)
+    cached = config.workers.max_batch_size * config.batch.token_budget
+    return {
+        "latest policy": width * shape.parameters,
+        "reference": width * shape.parameters,
+        "next version, while it is put in place": width * shape.parameters,
+        f"key-value cache of {config.workers.max_batch_size} full rows": width * cached * shape.kv_values_per_token,
+    }
+
+
+def render(config: Config, plan: Plan) -> str:
+    """The plan for people."""
+    names = " + ".join(f"{term.weight:g} {term.name}" for _, term in objective_terms(config.objective))
+    online = config.batch.online_fraction
+    lines = [
+        f"Model       {config.model.path}, {plan.shape.parameters:,} parameters",
+        f"Objective   {names}, β {config.objective.beta:.4g}",
+        f"Batch       {config.batch.num_trajectories} trajectories ({online:.0%} online), rows of "
+        f"{config.batch.token_budget} tokens, {config.trainer.total_steps:,} steps",
+        f"Optimiser   AdamW, {config.optimizer.warmup_steps} warm-up steps, then {config.optimizer.learning_rate:g}",
+        f"Sampling    temperature {config.sampling.temperature_min:g} to {config.sampling.temperature_max:g}, top-p "
+        f"{config.sampling.top_p:g}, new weights every {config.weights.model_update_interval} steps",
+        f"Evaluation  {config.evaluation.num_samples} samples, temperature {config.evaluation.temperature:g}, top-p "
+        f"{config.evaluation.top_p:g}, pass@{', '.join(map(str, config.evaluation.ks))}",
+        "",
+        f"Trainers    {_gpus(plan.trainer_gpus, config)}: policy and reference sharded over all of them (FSDP2), "
+        "batches shared out by rows",
+        *_memory(plan.trainer_bytes, config),
+        "",
+        f"Workers     {_gpus(plan.worker_gpus, config)}: a whole model each",
+        *_memory(plan.worker_bytes, config),
+    ]
+    return "\n".join(lines)
+
+
+def _memory(bytes_of: dict[str, int], config: Config) -> list[str]:
+    total, limit = sum(bytes_of.values()), config.plan.gpu_memory_gib
+    lines = [f"  {value / GIB:8.2f} GiB  {name}" for name, value in bytes_of.items()]
+    verdict = "fits" if total <= limit * GIB else "DOES NOT FIT"
+    return [*lines, f"  {total / GIB:8.2f} GiB  a GPU in all; {verdict} into {limit:g} GiB"]
+
+
+def _gpus(count: int, config: Config) -> str:
+    nodes = math.ceil(count / config.plan.gpus_per_node)
+    return f"{count} GPU{'s' if count != 1 else ''} on {nodes} node{'s' if nodes != 1 else ''}"
+
+
+def _bytes_of(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else _FLOAT32

@@ -1,0 +1,153 @@
+"""The dry run: sizes of models, memory that adds up, and the paper's presets value by value."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from spo.cli import main
+from spo.config import load_config, preset_names
+from spo.errors import ConfigError
+from spo.model_shapes import KNOWN, ModelShape, shape_of
+from spo.plan import GIB, make_plan, render
+from spo.tiny.reference import ReferenceSettings
+from spo.tiny.tokenizer import make_tokenizer
+
+PAPER = ("llama31-8b-codecontests", "llama31-8b-codecontests-half-online")
+
+
+def written_config(shape: ModelShape, folder: Path) -> LlamaConfig:
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.mlp_width,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        head_dim=shape.head_width,
+        tie_word_embeddings=shape.tied,
+    )
+    config.save_pretrained(folder)
+    return config
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_a_shape_counts_the_parameters_of_the_model_and_is_read_from_its_config(name: str, tmp_path: Path) -> None:
+    shape = KNOWN[name]
+    with torch.device("meta"):
+        model = LlamaForCausalLM(written_config(shape, tmp_path))
+    assert sum(parameter.numel() for parameter in model.parameters()) == shape.parameters
+    layer = sum(parameter.numel() for parameter in model.model.layers[0].parameters())
+    assert layer == shape.layer_parameters
+    assert shape_of(str(tmp_path)) == shape
+
+
+def test_the_known_sizes_are_those_of_the_models() -> None:
+    assert KNOWN["meta-llama/Llama-3.1-8B-Instruct"].parameters == 8_030_261_248
+    assert KNOWN["HuggingFaceTB/SmolLM2-135M-Instruct"].parameters == 134_515_008
+    settings, tiny = ReferenceSettings(), KNOWN["tiny"]
+    assert (tiny.width, tiny.num_layers, tiny.num_heads) == (
+        settings.hidden_size,
+        settings.num_layers,
+        settings.num_heads,
+    )
+    assert tiny.vocabulary == len(make_tokenizer())
+
+
+def test_what_is_no_known_model_is_refused_with_the_fix(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"model\.path: the sizes of 'some/model' are not known here; give a local fo"
+    ):
+        shape_of("some/model")
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8, "num_attention_heads": 2}))
+    with pytest.raises(ConfigError, match=r"config\.json: does not say 'vocab_size'"):
+        shape_of(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json: cannot be read"):
+        shape_of(str(tmp_path))
+
+
+def test_sharded_state_shrinks_with_the_ranks_and_adds_up_to_sixteen_bytes_a_parameter() -> None:
+    config = load_config("llama31-8b-codecontests")
+    parameters = KNOWN[config.model.path].parameters
+    for num_ranks in (1, 8, 64):
+        held = make_plan(config, num_ranks).trainer_bytes
+        sharded = sum(value for name, value in held.items() if "float32 shard" in name)
+        assert sharded == pytest.approx(16 * parameters / num_ranks, rel=1e-6)
+        assert held["reference, bfloat16 shard"] == pytest.approx(2 * parameters / num_ranks, rel=1e-6)
+    assert make_plan(config).trainer_gpus == 64
+
+
+def test_the_key_value_cache_is_that_of_full_rows() -> None:
+    config = load_config("llama31-8b-codecontests", ["workers.max_batch_size=4", "batch.token_budget=4096"])
+    held = make_plan(config).worker_bytes["key-value cache of 4 full rows"]
+    # Keys and values, layers, heads, head width, two bytes each.
+    assert held == 4 * 4096 * 2 * 32 * 8 * 128 * 2
+
+
+def test_recomputing_layers_saves_most_activations() -> None:
+    with_it, without = (
+        make_plan(load_config("llama31-8b-codecontests", [f"model.gradient_checkpointing={value}"]))
+        for value in ("true", "false")
+    )
+    assert with_it.trainer_bytes["activations"] < without.trainer_bytes["activations"] / 5
+
+
+def test_a_plan_that_does_not_fit_says_so() -> None:
+    config = load_config("llama31-8b-codecontests", ["workers.max_batch_size=256"])
+    text = render(config, make_plan(config))
+    assert "DOES NOT FIT into 79 GiB" in text
+    assert "DOES NOT FIT" not in render(config, make_plan(load_config("llama31-8b-codecontests")))
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_resolves_fits_and_is_laid_out(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", preset, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("fits into 79 GiB") == 2
+    plan = make_plan(load_config(preset))
+    assert f"{sum(plan.trainer_bytes.values()) / GIB:.2f} GiB  a GPU in all" in out
+
+
+def test_a_dry_run_takes_settings_and_ranks_and_refuses_wrong_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "llama31-8b-codecontests", "--dry-run"]
+    assert main([*command, "--nproc-per-node", "8", "objective.name=reverse_q"]) == 0
+    out = capsys.readouterr().out
+    assert "Trainers    8 GPUs on 1 node" in out
+    assert "1 reverse_q" in out
+    assert main([*command, "objective.name=grpo"]) == 2
+    assert "grpo needs samples of the policy as it is" in capsys.readouterr().err
+    assert main([*command, "--nproc-per-node", "0"]) == 2
+
+
+def test_a_dry_run_imports_no_torch() -> None:
+    code = (
+        "import sys; from spo.cli import main; main(['train', 'tiny', '--dry-run']); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_the_papers_presets_have_every_value_of_its_section_5(preset: str) -> None:
+    config = load_config(preset)
+    assert config.model.path == "meta-llama/Llama-3.1-8B-Instruct"
+    assert (config.objective.name, config.objective.loss) == ("terminal_q", "cross_entropy")
+    assert config.objective.beta == pytest.approx(1 / math.log(100_000), rel=1e-12)
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.warmup_steps) == (6e-8, 200)
+    assert (config.batch.num_trajectories, config.trainer.total_steps) == (128, 100_000)
+    sampling = config.sampling
+    assert (sampling.temperature_min, sampling.temperature_max, sampling.top_p) == (0.1, 0.8, 0.95)
+    assert config.weights.model_update_interval == 10
+    assert config.values.num_samples == 800
+    evaluation = config.evaluation
+    assert (evaluation.num_samples, evaluation.temperature, evaluation.top_p) == (20, 0.4, 0.95)
+    assert evaluation.ks == (1, 10)
+    assert (config.plan.trainer_gpus, config.plan.gpus_per_node) == (64, 8)
+    assert 32 <= config.plan.worker_gpus <= 64
+    assert config.batch.online_fraction == (0.5 if preset.endswith("half-online") else 1.0)
