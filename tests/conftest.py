@@ -17,6 +17,12 @@ hypothesis.settings.load_profile("spo")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def problem_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of problems of the test's own."""
+    monkeypatch.setenv("SPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def autojump_clock() -> MockClock:
     """A clock that jumps to the next deadline whenever all tasks wait."""

@@ -14,7 +14,6 @@ from spo.errors import ConfigError, ProblemError
 from spo.judge import Judge
 from spo.problems import Problem, ProblemTest, Solution, load_problems
 from spo.problems.judging import submission_for
-from spo.problems.parquet import data_files
 
 TESTS = pyarrow.struct([("input", pyarrow.list_(pyarrow.string())), ("output", pyarrow.list_(pyarrow.string()))])
 CODE = pyarrow.struct([("language", pyarrow.list_(pyarrow.int64())), ("solution", pyarrow.list_(pyarrow.string()))])
@@ -135,6 +134,44 @@ def test_missing_limits_become_the_defaults(write: Write) -> None:
     assert [solution.correct for solution in problem.solutions] == [False]
 
 
+def test_windows_line_ends_become_those_of_unix(write: Write) -> None:
+    public = {"input": ["1\r\n2\r\n"], "output": ["3\r\n"]}
+    code = {"language": [3], "solution": ["x = 1\r\nprint(x)\r\n"]}
+    row = contest_row(description="Add.\r\nPrint.", public_tests=public, solutions=code)
+    problem = load_one(f"code_contests:{write(CODE_CONTESTS, row)}")
+    assert problem.statement == "Add.\nPrint."
+    assert (problem.tests[0].input, problem.tests[0].output) == ("1\n2\n", "3\n")
+    assert problem.solutions[0].code == "x = 1\nprint(x)\n"
+
+
+def test_text_that_is_not_utf8_is_kept_as_far_as_it_can_be(write: Write) -> None:
+    latin = CODE_CONTESTS.set(1, pyarrow.field("description", pyarrow.binary()))
+    table = pyarrow.Table.from_pylist([contest_row(description="Größe".encode("latin-1"))], schema=latin)
+    path = write(CODE_CONTESTS, contest_row())
+    columns = [table.column(name) for name in table.column_names]
+    columns[1] = pyarrow.chunked_array(
+        [pyarrow.Array.from_buffers(pyarrow.string(), 1, table.column(1).chunk(0).buffers())]
+    )
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, schema=CODE_CONTESTS), path)
+    assert load_one(f"code_contests:{path}").statement == "Gr\ufffd\ufffde"
+
+
+def test_half_a_surrogate_pair_in_json_does_no_harm(write: Write) -> None:
+    path = write(TACO, taco_row(r'{"inputs": ["\ud83d"], "outputs": ["2"]}'))
+    problem = load_one(f"taco:{path}")
+    assert problem.tests[0].input == "?"
+
+
+def test_every_column_that_says_something_is_kept(write: Write) -> None:
+    row = contest_row(
+        cf_points=1500.0, is_description_translated=True, untranslated_description="Удвой.", difficulty=28, source=0
+    )
+    problem = load_one(f"code_contests:{write(CODE_CONTESTS, row)}")
+    assert problem.metadata["cf_points"] == "1500.0"
+    assert problem.metadata["untranslated_description"] == "Удвой."
+    assert (problem.difficulty, problem.source) == ("V", "UNKNOWN")
+
+
 def test_generated_tests_keep_their_split(write: Write) -> None:
     row = contest_row(generated_tests={"input": ["9\n"], "output": ["18\n"]})
     problem = load_one(f"code_contests:{write(CODE_CONTESTS, row)}")
@@ -152,6 +189,7 @@ def test_problems_that_cannot_be_judged_are_left_out_and_counted(
         contest_row(name="file too", output_file="out.txt"),
         contest_row(name="no tests", public_tests=nothing, private_tests=None),
         contest_row(name="no words", description=""),
+        contest_row(name="uneven", private_tests={"input": ["1", "2"], "output": ["1"]}),
     )
     with caplog.at_level(logging.WARNING):
         assert load_one(f"code_contests:{path}").id == "code_contests/7_A. Twice"
@@ -159,6 +197,7 @@ def test_problems_that_cannot_be_judged_are_left_out_and_counted(
         "2 problems: they read or write files instead of stdin and stdout",
         "1 problems: they have no tests",
         "1 problems: they have no statement",
+        "1 problems: their inputs and outputs differ in number",
     ]
 
 
@@ -234,21 +273,41 @@ def test_taco_problems_that_cannot_be_judged_are_left_out_and_counted(
         TACO,
         taco_row(good),
         taco_row(good),
-        taco_row({"fn_name": "twice", "inputs": ["1"], "outputs": [2]}, question="a"),
+        taco_row({"fn_name": "twice", "inputs": ["one"], "outputs": [2]}, question="a"),
         taco_row({"inputs": [], "outputs": []}, question="b"),
         taco_row("", question="c"),
         taco_row({"inputs": ["1", "2"], "outputs": ["2"]}, question="d"),
         taco_row(good, question=" "),
+        taco_row({"fn_name": "f", "inputs": [[{"1": 2, "-3": 4}]], "outputs": [2]}, question="e"),
+        taco_row({"fn_name": "f", "inputs": [[1]], "outputs": [{"7": [1]}]}, question="f"),
+        taco_row('{"fn_name": "f", "inputs": [[1]], "outputs": [Infinity]}', question="g"),
+        taco_row({"inputs": [{"a": "1"}], "outputs": ["2"]}, question="h"),
+        taco_row({"inputs": "1", "outputs": "2"}, question="i"),
     )
     with caplog.at_level(logging.WARNING):
         load_one(f"taco:{path}")
     assert [record.getMessage().partition(": left out ")[2] for record in caplog.records] == [
         "1 problems: they repeat another problem",
-        "1 problems: their function's arguments are not lists",
+        "1 problems: their function's arguments are neither lists nor JSON lines",
         "2 problems: they have no tests",
         "1 problems: their inputs and outputs differ in number",
         "1 problems: they have no statement",
+        "2 problems: their values have integers as keys, which JSON cannot hold",
+        "1 problems: their values are infinite or no numbers",
+        "1 problems: their tests are neither text nor lines",
+        "1 problems: their inputs and outputs are not lists",
     ]
+
+
+def test_taco_arguments_may_be_json_lines_and_values_nested(write: Write) -> None:
+    tests = {"fn_name": "f", "inputs": ['[1, 2]\n"a"'], "outputs": ["[[true, null]]"]}
+    problem = load_one(f"taco:{write(TACO, taco_row(tests))}")
+    assert problem.tests == (ProblemTest('[[1, 2], "a"]', "[[true, null]]", "hidden", "test-1"),)
+
+
+def test_numbers_as_tests_of_standard_input_are_text(write: Write) -> None:
+    problem = load_one(f"taco:{write(TACO, taco_row({'inputs': [5, [1, ['2', 3]]], 'outputs': [10, [2.5]]}))}")
+    assert [(test.input, test.output) for test in problem.tests] == [("5", "10"), ("1\n2\n3\n", "2.5\n")]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +339,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
 def test_a_path_without_data_files_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "*.parquet", tmp_path / "missing.parquet"):
         with pytest.raises(ProblemError, match=r"no .parquet or .arrow file there"):
-            data_files(str(path))
+            load_problems([f"taco:{path}"])
 
 
 def test_without_pyarrow_the_extra_to_install_is_named(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,6 @@ def test_rows_that_cannot_be_judged_are_left_out_and_counted(tmp_path: Path, cap
         (row(reward_model="rule"), r"rows.jsonl:1: reward_model.ground_truth is missing"),
         (row("42x"), r"rows.jsonl:1: ground_truth: not JSON"),
         (row("42"), r"rows.jsonl:1: ground_truth: expected a JSON object, got int"),
-        (row({"inputs": [1], "outputs": ["2"]}), r"rows.jsonl:1: ground_truth: expected tests as text, got 1"),
         (row(prompt=[{"content": "x"}]), r"rows.jsonl:1: prompt: expected text or chat messages"),
         (row(prompt=None), r"rows.jsonl:1: prompt: expected text or chat messages"),
         (row(prompt=[]), r"rows.jsonl:1: statement is empty"),

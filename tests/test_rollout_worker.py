@@ -20,6 +20,7 @@ from spo.launch import module_command
 from spo.problems import Problem, ProblemTest, Solution, extract_code
 from spo.rollout.fake import END_TOKEN, FakeCodec, FakeSampler, share_of_right_answers
 from spo.rollout.grading import Grader
+from spo.rollout.spool import ProblemSpool
 from spo.rollout.threaded import ThreadedEngine
 from spo.rollout.worker import Parts, run_worker
 from spo.store import Trajectory, decode_trajectories
@@ -181,6 +182,18 @@ async def test_work_comes_back_as_judged_trajectories_with_their_settings() -> N
         assert trajectory.verdict == ("accepted" if program(trajectory) == RIGHT else "wrong_answer")
         assert (trajectory.source, trajectory.min_policy_version, trajectory.max_policy_version) == ("online", 0, 0)
     assert {trajectory.reward for trajectory in everything} == {0.0, -1.0}
+
+
+def test_problems_lie_on_disk_until_they_are_asked_for() -> None:
+    spool = ProblemSpool()
+    others = [Problem(f"test/{n}", "test", "Do.", (ProblemTest(str(n) * 10_000, "x"),)) for n in range(20)]
+    for problem in (PROBLEM, *others):
+        spool.add(problem)
+    assert [spool.get(problem.id) for problem in (*others, PROBLEM)] == [*others, PROBLEM]
+    spool.add(Problem(PROBLEM.id, "test", "Anew.", PROBLEM.tests))
+    assert spool.get(PROBLEM.id).statement == "Anew."
+    assert spool.get("test/unknown") is None
+    spool.close()
 
 
 async def test_the_same_seeds_give_the_same_trajectories() -> None:

@@ -19,7 +19,7 @@ from spo.evaluate import evaluate, sample_of
 from spo.orchestrator.dispatch import split
 from spo.orchestrator.experience import Experience, relabelled
 from spo.orchestrator.schedule import derive_seed
-from spo.problems import Problem
+from spo.problems import Problem, infos_of
 from spo.store import Trajectory
 from spo.types import Work
 
@@ -70,7 +70,7 @@ class EvaluationSource:
 
     def __init__(self, config: Config, problems: Sequence[Problem], experience: Experience) -> None:
         self._config = config
-        self._problem_ids = [problem.id for problem in problems]
+        self._problem_ids = [info.id for info in infos_of(problems)]
         self._experience = experience
         self._rounds: deque[Round] = deque()
         self._round_of: dict[int, Round] = {}

@@ -5,7 +5,7 @@ Nothing runs yet when they have been made; `run.py` runs them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -24,7 +24,7 @@ from spo.orchestrator.replayed import ReplayedRun
 from spo.orchestrator.schedule import ProblemSchedule
 from spo.orchestrator.trainers import Trainers
 from spo.orchestrator.workers import Workers
-from spo.problems import Problem, load_problems
+from spo.problems import ById, Problems, load_problems
 from spo.rundir import CONSUMPTION_FILE, EVALUATIONS_FILE, read_model, read_run
 
 _PREDECESSOR_TIMEOUT_S = 30.0
@@ -51,9 +51,9 @@ class Parts:
         config, tokenizer = self.config, self.model.tokenizer_fingerprint
         self.replayed = ReplayedRun(Path(config.experience.replay), tokenizer) if config.experience.replay else None
         """The run whose batches are trained on again, if this is a replay."""
-        self.training_problems = [] if self.replayed else load_problems(config.problems.train, config.seed)
+        self.training_problems = Problems() if self.replayed else load_problems(config.problems.train, config.seed)
         self.held_out_problems = (
-            load_problems(config.problems.evaluation, config.seed) if config.problems.evaluation else []
+            load_problems(config.problems.evaluation, config.seed) if config.problems.evaluation else Problems()
         )
         self.problems = _by_id(self.training_problems, self.held_out_problems)
         self.experience = Experience(run_dir, tokenizer, config)
@@ -85,7 +85,7 @@ class Parts:
     def leave_out(self, too_long: Mapping[str, int]) -> None:
         """Trains without these problems, given with their prompts' tokens; to be called before anything is due."""
         self.too_long = dict(too_long)
-        self.training_problems = [problem for problem in self.training_problems if problem.id not in too_long]
+        self.training_problems = self.training_problems.where(lambda info: info.id not in too_long)
         self.online.schedule = self._schedule()
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class Parts:
             self._lock.release()
 
     def _schedule(self) -> ProblemSchedule:
-        return ProblemSchedule([problem.id for problem in self.training_problems], self.config.seed)
+        return ProblemSchedule(self.training_problems.ids, self.config.seed)
 
     def _on_result(self, result: Result) -> None:
         self.monitor.on_result(result)
@@ -131,14 +131,14 @@ class Parts:
         }
 
 
-def _by_id(training: Sequence[Problem], held_out: Sequence[Problem]) -> dict[str, Problem]:
-    problems = {problem.id: problem for problem in training}
-    for problem in held_out:
-        if problems.setdefault(problem.id, problem) != problem:
+def _by_id(training: Problems, held_out: Problems) -> ById:
+    content = {info.id: info.content_digest for info in training.infos}
+    for info in held_out.infos:
+        if content.get(info.id, info.content_digest) != info.content_digest:
             raise ProblemError(
-                f"problems.evaluation: {problem.id!r} is in problems.train with other content; rename one of the two"
+                f"problems.evaluation: {info.id!r} is in problems.train with other content; rename one of the two"
             )
-    return problems
+    return ById(training, held_out)
 
 
 def _with_model(config: Config, path: str) -> Config:

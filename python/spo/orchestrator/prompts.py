@@ -62,7 +62,6 @@ async def _measure(parts: Parts) -> dict[str, int]:
     lengths: dict[str, int] = {}
     for start in range(0, len(parts.training_problems), _PROBLEMS_AT_ONCE):
         group = parts.training_problems[start : start + _PROBLEMS_AT_ONCE]
-        heads = [msgspec.structs.replace(problem, tests=(), solutions=()) for problem in group]
-        measured = await parts.workers.prompt_lengths(heads)
-        lengths.update(zip((problem.id for problem in group), measured, strict=True))
+        measured = await parts.workers.prompt_lengths(list(group.heads()))
+        lengths.update(zip(group.ids, measured, strict=True))
     return lengths

@@ -23,7 +23,7 @@ from spo.files import replace_file
 from spo.orchestrator.dispatch import split
 from spo.orchestrator.experience import OFFLINE, read_all, relabelled
 from spo.orchestrator.schedule import derive_seed
-from spo.problems import Problem, suite_hash
+from spo.problems import Problem, infos_of, suite_hash
 from spo.reward import ACCEPTED_REWARD
 from spo.rundir import ModelInfo
 from spo.store import Trajectory, TrajectoryStore
@@ -98,7 +98,7 @@ class ValueEstimation:
         self._directory.mkdir(parents=True, exist_ok=True)
         replace_file(self._directory / "key.json", msgspec.json.format(msgspec.json.encode(key)) + b"\n")
         self._store = TrajectoryStore.open(self._directory / "store", mode="a", tokenizer=tokenizer)
-        self._tallies = {problem.id: _Tally(config.values.num_samples) for problem in problems}
+        self._tallies = {info.id: _Tally(config.values.num_samples) for info in infos_of(problems)}
         self._index_of: dict[int, int] = {}
         """Indices on their way, by seed."""
         self._turn: deque[str] = deque()

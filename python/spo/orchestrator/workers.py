@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import trio
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 class WorkerSession:
     """One worker's connection."""
 
-    def __init__(self, connection: AsyncConnection[ToOrchestrator], name: str, problems: dict[str, Problem]) -> None:
+    def __init__(self, connection: AsyncConnection[ToOrchestrator], name: str, problems: Mapping[str, Problem]) -> None:
         self.connection = connection
         self.name = name
         self.policy_version = 0
@@ -103,7 +103,7 @@ class Workers:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        problems: dict[str, Problem],
+        problems: Mapping[str, Problem],
         setup: str,
         tokenizer: str,
         on_progress: Callable[[], None],

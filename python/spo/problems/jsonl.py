@@ -5,12 +5,14 @@ other line must have the fields of `Problem`. Parquet files of the full data set
 """
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from spo.errors import ProblemError
+from spo.problems.data_files import DataFiles
+from spo.problems.reading import Reading
 from spo.problems.schema import (
     DEFAULT_MEMORY_LIMIT_BYTES,
     DEFAULT_TIME_LIMIT_S,
@@ -71,27 +73,29 @@ class _CodeContestsLine(msgspec.Struct):
         )
 
 
-def load_jsonl(path: Path) -> list[Problem]:
-    """Read the problems of a JSON Lines file; blank lines are skipped.
+def read_jsonl(data: DataFiles, reading: Reading) -> Iterator[Problem]:
+    """Read the problems of JSON Lines files, a line at a time; blank lines are skipped.
 
     Raises:
-        ProblemError: The file is missing, or a line is not JSON or has a hole; names file, line and field.
+        ProblemError: A line is not JSON or has a hole; names file, line and field.
     """
-    return [_parse_line(line, where) for where, line in numbered_lines(path)]
+    for file in data.files:
+        for where, line in numbered_lines(file, reading.advance):
+            yield _parse_line(line, where)
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+def numbered_lines(path: Path, advance: Callable[[float], None]) -> Iterator[tuple[str, bytes]]:
     """Yield `(where, line)` for each line that is not blank; `where` names file and line.
 
-    Raises:
-        ProblemError: There is no such file.
+    Args:
+        path: The file.
+        advance: Told the bytes of each line once it is done.
     """
-    if not path.is_file():
-        raise ProblemError(f"{path}: no such file; give the path of a .jsonl file, as in jsonl:problems.jsonl")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield f"{path}:{number}", line.removeprefix(codecs.BOM_UTF8)
+            advance(len(line))
 
 
 def _parse_line(line: bytes, where: str) -> Problem:

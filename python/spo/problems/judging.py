@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from spo.errors import ProblemError
 from spo.judge import Limits, Submission, TestCase
+from spo.problems.collection import infos_of
 from spo.problems.schema import Problem
 
 _IDS_SHOWN = 20
@@ -35,9 +36,10 @@ def choose_problem(problems: Sequence[Problem], wanted: str | None) -> Problem:
     Raises:
         ProblemError: There is no such problem, or there are several and none is named; lists the ids.
     """
-    found = [problem for problem in problems if wanted in (None, problem.id)]
+    known = [info.id for info in infos_of(problems)]
+    found = [index for index, problem_id in enumerate(known) if wanted in (None, problem_id)]
     if len(found) == 1:
-        return found[0]
-    ids = ", ".join(problem.id for problem in problems[:_IDS_SHOWN]) + (", …" if len(problems) > _IDS_SHOWN else "")
+        return problems[found[0]]
+    ids = ", ".join(known[:_IDS_SHOWN]) + (", …" if len(known) > _IDS_SHOWN else "")
     trouble = "there are several problems" if wanted is None else f"there is no problem {wanted!r}"
     raise ProblemError(f"{trouble}; choose one by --id from {ids}")

@@ -13,8 +13,10 @@ from typing import Any
 import yaml
 
 from spo.errors import ProblemError
+from spo.problems.data_files import DataFiles
 from spo.problems.kattis_tests import read_tests, read_text
 from spo.problems.latex import latex_title, latex_to_text
+from spo.problems.reading import Reading
 from spo.problems.schema import (
     DEFAULT_MEMORY_LIMIT_BYTES,
     DEFAULT_TIME_LIMIT_S,
@@ -29,20 +31,37 @@ _FLAGS_WITHOUT_VALUE = frozenset({"case_sensitive", "space_change_sensitive"})
 _FLAGS_WITH_VALUE = frozenset({"float_tolerance", "float_absolute_tolerance", "float_relative_tolerance"})
 
 
-def load_kattis(path: Path) -> list[Problem]:
-    """Load the package at `path`, or every package in the folder `path`, by name.
+def find_kattis(named: str) -> DataFiles:
+    """The files of the package at a path, or of every package in a folder.
 
     Raises:
-        ProblemError: There is no package, or one has a hole; names the file and the fix.
+        ProblemError: There is no package.
     """
+    path = Path(named).expanduser()
     if not path.is_dir():
         raise ProblemError(f"{path}: no such folder; give a Kattis package or a folder of packages")
-    if any((path / part).exists() for part in ("problem.yaml", "data", *_STATEMENT_FOLDERS)):
-        return [load_package(path)]
-    packages = sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name[0] != ".")
-    if not packages:
+    if not _packages(path):
         raise ProblemError(f"{path}: holds no problem.yaml and no folders; give a Kattis package or a folder of them")
-    return [load_package(package) for package in packages]
+    return DataFiles(str(path), sorted(file for file in path.rglob("*") if file.is_file()))
+
+
+def read_kattis(data: DataFiles, reading: Reading) -> Iterator[Problem]:
+    """Read the packages one by one, by name.
+
+    Raises:
+        ProblemError: One has a hole; names the file and the fix.
+    """
+    packages = _packages(Path(data.named))
+    total = sum(file.stat().st_size for file in data.files)
+    for package in packages:
+        yield load_package(package)
+        reading.advance(total / len(packages))
+
+
+def _packages(path: Path) -> list[Path]:
+    if any((path / part).exists() for part in ("problem.yaml", "data", *_STATEMENT_FOLDERS)):
+        return [path]
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name[0] != ".")
 
 
 def load_package(package: Path) -> Problem:

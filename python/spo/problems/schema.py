@@ -4,9 +4,7 @@ The structs are frozen, compare by content and travel over the wire as MessagePa
 (see the loaders beside this module), renders prompts (`spo.rollout`) or runs programs (`spo.judge`).
 """
 
-import hashlib
 import json
-from collections.abc import Sequence
 
 import msgspec
 
@@ -168,23 +166,3 @@ def _value(text: str, where: str) -> object:
     except (ValueError, RecursionError) as error:
         raise ProblemError(f"{where} is not JSON ({error}); with fn_name, tests hold JSON values") from None
     return value
-
-
-def suite_hash(problems: Sequence[Problem]) -> str:
-    """Hash of everything that decides verdicts on `problems`: ids, tests, limits and checkers.
-
-    The order of the problems does not count, that of a problem's tests does. Counts of successes are only
-    comparable between runs where this hash is equal.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for problem in sorted(problems, key=lambda problem: problem.id):
-        judged = (
-            problem.id,
-            [(test.input, test.output) for test in problem.tests],
-            problem.time_limit_s,
-            problem.memory_limit_bytes,
-            problem.checker,
-            problem.fn_name,
-        )
-        digest.update(msgspec.msgpack.encode(judged))
-    return digest.hexdigest()

@@ -7,21 +7,21 @@ of APPS and CodeContests: nothing is deduplicated here.
 import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from spo.errors import ProblemError
-from spo.problems.omissions import log_omissions
-from spo.problems.parquet import data_files, read_rows
+from spo.problems.data_files import DataFiles
+from spo.problems.ground_truth import Unsupported, function_of, tests_of
+from spo.problems.parquet import read_rows
+from spo.problems.reading import Reading, unix_lines
 from spo.problems.schema import (
     DEFAULT_MEMORY_LIMIT_BYTES,
     DEFAULT_TIME_LIMIT_S,
     PYTHON_TIME_FACTOR,
     Problem,
-    ProblemTest,
     Solution,
     check_problem,
 )
@@ -29,51 +29,42 @@ from spo.problems.schema import (
 _REQUIRED = ("question", "input_output")
 _OPTIONAL = (
     "solutions", "starter_code", "difficulty", "name", "source", "url", "time_limit", "memory_limit", "skill_types",
+    "tags", "date",
 )  # fmt: skip
-_METADATA = ("name", "url", "skill_types")
+_METADATA = ("name", "url", "skill_types", "tags", "date")
 _SECONDS = {"seconds": 1, "second": 1}
 _BYTES = {"kilobytes": 2**10, "kb": 2**10, "megabytes": 2**20, "mb": 2**20, "gigabytes": 2**30, "gb": 2**30, "bytes": 1}
 
 
-def load_taco(path: str) -> list[Problem]:
-    """Load the problems of a Parquet or Arrow file, a folder of them or a glob.
+def read_taco(data: DataFiles, reading: Reading) -> Iterator[Problem]:
+    """Read the problems of Parquet or Arrow files, one row at a time.
 
     Raises:
         ConfigError: pyarrow is not installed.
-        ProblemError: A file is missing, damaged or of another data set, or a row has a hole.
+        ProblemError: A file is damaged or of another data set, or a row has a hole.
     """
-    problems: list[Problem] = []
-    left_out: Counter[str] = Counter()
     seen: set[str] = set()
-    for where, row in read_rows(data_files(path), _REQUIRED, _OPTIONAL):
-        tests = _json(row, "input_output", where) or {}
-        if not isinstance(tests, dict):
-            raise ProblemError(f"{where}: input_output: expected a JSON object, got {type(tests).__name__}")
+    for where, row in read_rows(data.files, _REQUIRED, _OPTIONAL, reading.advance):
+        truth = _json(row, "input_output", where) or {}
+        if not isinstance(truth, dict):
+            raise ProblemError(f"{where}: input_output: expected a JSON object, got {type(truth).__name__}")
         problem_id = _id(row)
-        reason = "they repeat another problem" if problem_id in seen else _unsupported(row, tests)
-        seen.add(problem_id)
-        if reason:
-            left_out[reason] += 1
+        try:
+            if problem_id in seen:
+                raise Unsupported("they repeat another problem")
+            seen.add(problem_id)
+            problem = _problem(problem_id, row, truth, where)
+        except Unsupported as reason:
+            reading.leave_out(str(reason))
         else:
-            problems.append(check_problem(_problem(problem_id, row, tests, where), where))
-    log_omissions(path, left_out)
-    return problems
+            yield check_problem(problem, where)
 
 
-def _unsupported(row: Mapping[str, Any], tests: Mapping[str, Any]) -> str:
-    if not tests.get("inputs"):
-        return "they have no tests"
-    if len(tests["inputs"]) != len(tests.get("outputs") or ()):
-        return "their inputs and outputs differ in number"
-    if tests.get("fn_name") and not all(isinstance(arguments, list) for arguments in tests["inputs"]):
-        return "their function's arguments are not lists"
-    return "" if (row["question"] or "").strip() else "they have no statement"
-
-
-def _problem(problem_id: str, row: Mapping[str, Any], tests: Mapping[str, Any], where: str) -> Problem:
-    fn_name = str(tests["fn_name"]) if tests.get("fn_name") else None
-    encode = _text if fn_name is None else json.dumps
-    statement = row["question"]
+def _problem(problem_id: str, row: Mapping[str, Any], truth: Mapping[str, Any], where: str) -> Problem:
+    statement, fn_name = unix_lines(row["question"]), function_of(truth)
+    tests = tests_of(truth)
+    if not statement.strip():
+        raise Unsupported("they have no statement")
     if fn_name and not row["starter_code"]:
         statement += f"\n\nWrite a function `{fn_name}`."
     return Problem(
@@ -81,16 +72,13 @@ def _problem(problem_id: str, row: Mapping[str, Any], tests: Mapping[str, Any], 
         dataset="taco",
         statement=statement,
         fn_name=fn_name,
-        tests=tuple(
-            ProblemTest(encode(text), encode(answer), name=f"test-{index}")
-            for index, (text, answer) in enumerate(zip(tests["inputs"], tests["outputs"], strict=True), start=1)
-        ),
+        tests=tests,
         time_limit_s=_amount(row["time_limit"], _SECONDS) * PYTHON_TIME_FACTOR or DEFAULT_TIME_LIMIT_S,
         memory_limit_bytes=int(_amount(row["memory_limit"], _BYTES)) or DEFAULT_MEMORY_LIMIT_BYTES,
-        starter_code=row["starter_code"] or "",
+        starter_code=unix_lines(row["starter_code"]),
         difficulty=row["difficulty"] or "",
         source=row["source"] or "",
-        solutions=tuple(Solution("python", code, True) for code in _json(row, "solutions", where) or ()),
+        solutions=tuple(Solution("python", unix_lines(code), True) for code in _json(row, "solutions", where) or ()),
         metadata={key: row[key] for key in _METADATA if row[key]},
     )
 
@@ -103,13 +91,6 @@ def _json(row: Mapping[str, Any], column: str, where: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ProblemError(f"{where}: {column}: not JSON ({error}); mend the row or leave it out") from None
-
-
-def _text(entry: Any) -> str:
-    """An entry is the whole text, or the list of its lines."""
-    if isinstance(entry, list):
-        return "".join(_text(line).rstrip("\n") + "\n" for line in entry)
-    return entry if isinstance(entry, str) else json.dumps(entry)
 
 
 def _amount(text: str | None, units: Mapping[str, float]) -> float:

@@ -56,7 +56,7 @@ class ProblemReport(msgspec.Struct, frozen=True):
 def verify(problems: Sequence[Problem], judge: Judge) -> Iterator[ProblemReport]:
     """Judge the known Python solutions of each problem and yield a report, in the problems' order."""
     for start in range(0, len(problems), _PROBLEMS_AT_ONCE):
-        group = problems[start : start + _PROBLEMS_AT_ONCE]
+        group = list(problems[start : start + _PROBLEMS_AT_ONCE])
         solutions = [[one for one in problem.solutions if one.language == "python"] for problem in group]
         judgements = iter(
             judge.judge_many(

@@ -7,6 +7,7 @@ says and keeps nothing: which problems, how many, with which settings, is decide
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from spo.rollout.engine import Engine, Request, Response
 from spo.rollout.follower import Follower, Subscriber
 from spo.rollout.grading import Grade, Grader
 from spo.rollout.prompts import Codec
+from spo.rollout.spool import ProblemSpool
 from spo.store import Trajectory, encode_trajectories
 from spo.types import (
     Heartbeat,
@@ -85,8 +87,8 @@ async def run_worker(
         await connection.send(WorkerHello(name=name))
         setup = await _receive_setup(connection)
         config = parse_config(setup.config, "settings from the orchestrator")
-        async with trio.open_nursery() as nursery:
-            worker = Worker(connection, config, name, token)
+        worker = Worker(connection, config, name, token)
+        async with contextlib.aclosing(worker), trio.open_nursery() as nursery:
             nursery.start_soon(worker.receive, nursery.cancel_scope)
             nursery.start_soon(worker.send_heartbeats)
             nursery.start_soon(worker.serve, make_parts)
@@ -114,18 +116,22 @@ class Worker:
         self._config = config
         self._name = name
         self._token = token
-        self._problems: dict[str, Problem] = {}
+        self._problems = ProblemSpool()
         self._newest: NewVersion | None = None
         self._parts: Parts | None = None
         self._follower: Follower | None = None
         self._send_work, self._receive_work = trio.open_memory_channel[Work](1 << 16)
+
+    async def aclose(self) -> None:
+        """Lets go of what it has on disk."""
+        self._problems.close()
 
     async def receive(self, scope: trio.CancelScope) -> None:
         """Takes what the orchestrator sends; cancels `scope` when it says that the run is over."""
         while True:
             match await self._connection.receive():
                 case ProblemData(problem=problem):
-                    self._problems[problem.id] = problem
+                    self._problems.add(problem)
                 case MeasurePrompts(problems=problems) if self._parts is not None:
                     lengths = [len(self._parts.codec.encode_prompt(problem)) for problem in problems]
                     await self._connection.send(PromptLengths(lengths=lengths))
@@ -194,15 +200,12 @@ class Worker:
         await self._connection.send(result)
 
     async def _roll_out(self, work: Work, parts: Parts, follower: Follower) -> WorkDone:
-        problem = self._problems.get(work.problem_id)
-        if problem is None:
-            raise ProblemError(f"problem {work.problem_id} was not sent before the work that needs it")
-        prompt = parts.codec.encode_prompt(problem)
+        prompt = parts.codec.encode_prompt(self._problem(work.problem_id))
         if work.policy == "latest":
             await follower.wait_for(work.min_policy_version, self._config.network.stall_timeout_s)
         responses = await parts.engine.generate(_requests(work, prompt))
         texts = [None if r.is_truncated else parts.codec.decode_response(r.tokens) for r in responses]
-        grading = await parts.grader.grade(problem, texts)
+        grading = await parts.grader.grade(self._problem(work.problem_id), texts)
         trajectories = [
             self._trajectory(work, index, prompt, response, grade, grade.reward)
             for index, (response, grade) in enumerate(zip(responses, grading.grades, strict=True))
@@ -217,6 +220,12 @@ class Worker:
             judge_time_s=grading.wall_time_s,
             judge_cpu_time_s=grading.cpu_time_s,
         )
+
+    def _problem(self, problem_id: str) -> Problem:
+        problem = self._problems.get(problem_id)
+        if problem is None:
+            raise ProblemError(f"problem {problem_id} was not sent before the work that needs it")
+        return problem
 
     def _trajectory(
         self, work: Work, index: int, prompt: tuple[int, ...], response: Response, grade: Grade, reward: float

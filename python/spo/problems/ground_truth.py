@@ -1,0 +1,85 @@
+"""Tests as APPS, TACO, verl and SkyRL write them: an object with `inputs`, `outputs` and perhaps `fn_name`.
+
+A test of a stdin/stdout problem is text, or the list of its lines, nested maybe. One of a function is the list of the
+arguments, or text with the JSON of one argument a line; its right value may be wrapped in one more list, which the
+judge knows.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from spo.problems.reading import unix_lines
+from spo.problems.schema import ProblemTest
+
+
+class Unsupported(Exception):  # noqa: N818
+    """A problem's tests cannot be judged; the text says why, of several problems."""
+
+
+def function_of(truth: Mapping[str, Any]) -> str | None:
+    """The function that the tests call; None if they use stdin and stdout."""
+    return str(truth["fn_name"]) if truth.get("fn_name") else None
+
+
+def tests_of(truth: Mapping[str, Any]) -> tuple[ProblemTest, ...]:
+    """The tests, named by their number.
+
+    Raises:
+        Unsupported: There are none, or they are of a kind that the judge does not know.
+    """
+    inputs, outputs = truth.get("inputs") or [], truth.get("outputs") or []
+    if not inputs:
+        raise Unsupported("they have no tests")
+    if not isinstance(inputs, list) or not isinstance(outputs, list):
+        raise Unsupported("their inputs and outputs are not lists")
+    if len(inputs) != len(outputs):
+        raise Unsupported("their inputs and outputs differ in number")
+    make = _text_test if function_of(truth) is None else _call_test
+    return tuple(make(*pair, f"test-{number}") for number, pair in enumerate(zip(inputs, outputs, strict=True), 1))
+
+
+def _text_test(text: Any, answer: Any, name: str) -> ProblemTest:
+    return ProblemTest(_text(text), _text(answer), name=name)
+
+
+def _text(entry: Any) -> str:
+    if isinstance(entry, list):
+        return "".join(_text(line).rstrip("\n") + "\n" for line in entry)
+    if isinstance(entry, dict) or entry is None:
+        raise Unsupported("their tests are neither text nor lines")
+    return unix_lines(entry if isinstance(entry, str) else json.dumps(entry))
+
+
+def _call_test(arguments: Any, value: Any, name: str) -> ProblemTest:
+    if isinstance(arguments, str):
+        try:
+            arguments = [json.loads(line) for line in arguments.splitlines()]
+        except ValueError:
+            raise Unsupported("their function's arguments are neither lists nor JSON lines") from None
+        value = _parsed(value)
+    if not isinstance(arguments, list):
+        raise Unsupported("their function's arguments are neither lists nor JSON lines")
+    if _has_integer_keys(arguments) or _has_integer_keys(value):
+        raise Unsupported("their values have integers as keys, which JSON cannot hold")
+    try:
+        return ProblemTest(json.dumps(arguments, allow_nan=False), json.dumps(value, allow_nan=False), name=name)
+    except ValueError:
+        raise Unsupported("their values are infinite or no numbers") from None
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _has_integer_keys(value: Any) -> bool:
+    """Whether a dictionary in it must have had integers as keys, before it was written as JSON."""
+    if isinstance(value, list):
+        return any(map(_has_integer_keys, value))
+    if not isinstance(value, dict):
+        return False
+    is_integer = [key.removeprefix("-").isdecimal() for key in value]
+    return bool(value) and (all(is_integer) or any(map(_has_integer_keys, value.values())))
