@@ -68,7 +68,7 @@ impl Worker {
         let request = protocol::load(limits.memory_bytes, &arguments);
         self.control.send(&request, &[theirs.as_fd(), executable.as_fd(), source.as_fd()])?;
         self.count_program();
-        Ok(Program::new(Channel::new(ours), limits.clone()))
+        Ok(Program::in_template(Channel::new(ours), limits))
     }
 }
 

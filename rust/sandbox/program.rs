@@ -1,15 +1,16 @@
 //! One program loaded in a worker, and its runs: facts about what a process did, no verdicts.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
 use super::Alarm;
-use super::descriptors::{output_pipe, sealed_memory};
+use super::descriptors::{message_sockets, output_pipe, sealed_memory};
 use super::limits::Limits;
-use super::protocol::{self, Channel, FromTemplate};
+use super::protocol::{self, Channel, FromRunner};
 use crate::{Error, Result};
 
 /// The longest compilation. The helper itself stops it after some seconds of CPU time; this is for a busy machine.
@@ -78,20 +79,47 @@ pub trait Output {
     fn write(&mut self, bytes: &[u8]) -> bool;
 }
 
-/// A program in its template process; dropping it ends that.
+/// A program loaded in a worker; dropping it ends its process.
 #[derive(Debug)]
 pub struct Program {
-    control: Channel,
     limits: Limits,
+    warm: Option<WarmProgram>,
+    template: Option<Channel>,
     compiled: bool,
+}
+
+/// What a warm zygote is told of a program.
+///
+/// The first run takes place in a process that compiles the program itself; for further ones a template is made, which
+/// compiles it once for all. Long sources go to the template at once.
+#[derive(Debug)]
+struct WarmProgram {
+    zygote: Arc<Channel>,
+    source: OwnedFd,
+    function: String,
+    may_run_at_once: bool,
 }
 
 impl Program {
     /// Bytes of stderr that are kept, from its end.
     pub const STDERR_TAIL_BYTES: usize = 4 << 10;
+    /// Longer sources are compiled once only, as that costs more than a template.
+    const MAX_SOURCE_COMPILED_TWICE: usize = 16 << 10;
 
-    pub(super) fn new(control: Channel, limits: Limits) -> Self {
-        Program { control, limits, compiled: false }
+    /// One that the zygote of a warm worker is to compile, in time.
+    pub(super) fn warm(zygote: Arc<Channel>, source: &[u8], function: &str, limits: &Limits) -> Result<Self> {
+        let warm = WarmProgram {
+            zygote,
+            source: sealed_memory(source)?,
+            function: function.into(),
+            may_run_at_once: source.len() <= Self::MAX_SOURCE_COMPILED_TWICE,
+        };
+        Ok(Program { limits: limits.clone(), warm: Some(warm), template: None, compiled: false })
+    }
+
+    /// One that has a template already.
+    pub(super) fn in_template(template: Channel, limits: &Limits) -> Self {
+        Program { limits: limits.clone(), warm: None, template: Some(template), compiled: false }
     }
 
     /// Runs the program once on `stdin`, for `wall_time` at most. After any result but `Run::Ended` it must not be run
@@ -102,12 +130,7 @@ impl Program {
         let stdin = sealed_memory(stdin)?;
         let (stdout, stdout_writer) = output_pipe()?;
         let (stderr, stderr_writer) = output_pipe()?;
-        let request = protocol::run(self.limits.cpu_time_s, wall_time.as_secs_f64());
-        let sent = self.control.send(&request, &[stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()]);
-        // A program that does not compile may have ended its template already; what it said is still to be heard.
-        if self.compiled {
-            sent?;
-        }
+        self.start(wall_time, [stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()])?;
         drop((stdin, stdout_writer, stderr_writer));
         let mut running = Running {
             program: self,
@@ -120,6 +143,33 @@ impl Program {
             ended: None,
         };
         running.watch(alarm)
+    }
+
+    fn start(&mut self, wall_time: Duration, [stdin, stdout, stderr]: [BorrowedFd<'_>; 3]) -> Result<()> {
+        let (cpu_time_s, wall_time_s) = (self.limits.cpu_time_s, wall_time.as_secs_f64());
+        if let (Some(warm), None) = (&mut self.warm, &self.template) {
+            if std::mem::take(&mut warm.may_run_at_once) {
+                let request = protocol::first_run(cpu_time_s, wall_time_s, self.limits.memory_bytes, &warm.function);
+                return warm.zygote.send(&request, &[warm.source.as_fd(), stdin, stdout, stderr]);
+            }
+            self.template = Some(warm.make_template(&self.limits)?);
+        }
+        self.runner()?.send(&protocol::run(cpu_time_s, wall_time_s), &[stdin, stdout, stderr])
+    }
+
+    /// Where its runs are told.
+    fn runner(&self) -> Result<&Channel> {
+        let zygote = || self.warm.as_ref().map(|warm| &*warm.zygote);
+        self.template.as_ref().or_else(zygote).ok_or_else(|| Error::Judge("a program without a process".into()))
+    }
+}
+
+impl WarmProgram {
+    fn make_template(&self, limits: &Limits) -> Result<Channel> {
+        let (ours, theirs) = message_sockets()?;
+        let request = protocol::load(limits.memory_bytes, &self.function);
+        self.zygote.send(&request, &[theirs.as_fd(), self.source.as_fd()])?;
+        Ok(Channel::new(ours))
     }
 }
 
@@ -167,9 +217,9 @@ impl Running<'_> {
 
     /// Which of control socket, alarm, stdout and stderr are ready; none when the deadline has passed.
     fn wait(&self, alarm: &Alarm, deadline: Instant) -> Result<[bool; 4]> {
-        let alarm = alarm.as_fd();
+        let (alarm, runner) = (alarm.as_fd(), self.program.runner()?);
         let places = [
-            self.ended.is_none().then(|| self.program.control.as_fd()),
+            self.ended.is_none().then_some(runner.as_fd()),
             Some(alarm),
             self.stdout.as_ref().map(AsFd::as_fd),
             self.stderr.as_ref().map(AsFd::as_fd),
@@ -188,19 +238,21 @@ impl Running<'_> {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::now() + if self.program.compiled { self.wall_time + GRACE } else { COMPILE_TIMEOUT }
+        let compiling = if self.program.compiled { Duration::ZERO } else { COMPILE_TIMEOUT };
+        Instant::now() + compiling + self.wall_time + GRACE
     }
 
     fn hear(&mut self) -> Result<Option<Run>> {
-        let Some(message) = self.program.control.receive()? else {
-            let compiling = !self.program.compiled;
+        let Some(message) = self.program.runner()?.receive()? else {
+            let compiling = self.program.template.is_some() && !self.program.compiled;
             let lost = || Error::Judge("the process that watches a program ended".into());
             return if compiling { Ok(Some(Run::CompilerDied)) } else { Err(lost()) };
         };
-        match FromTemplate::parse(&message)? {
-            FromTemplate::Compiled => self.program.compiled = true,
-            FromTemplate::NotCompiled(reason) => return Ok(Some(Run::NotCompiled(reason))),
-            FromTemplate::Ended(ended) => self.ended = Some(ended),
+        match FromRunner::parse(&message)? {
+            FromRunner::Compiled => self.program.compiled = true,
+            FromRunner::NotCompiled(reason) => return Ok(Some(Run::NotCompiled(reason))),
+            FromRunner::CompilerDied => return Ok(Some(Run::CompilerDied)),
+            FromRunner::Ended(ended) => self.ended = Some(ended),
         }
         Ok(None)
     }
@@ -233,7 +285,7 @@ impl Running<'_> {
 
     /// Has the template kill the child; the run's end is still reported.
     fn stop(&mut self) -> Result<()> {
-        if self.ended.is_some() { Ok(()) } else { self.program.control.send(protocol::STOP, &[]) }
+        if self.ended.is_some() { Ok(()) } else { self.program.runner()?.send(protocol::STOP, &[]) }
     }
 }
 

@@ -4,12 +4,15 @@
 //! to the zygote     sources of the helper; configuration, a `key=value` a line
 //!                   P u64 memory_bytes, function       + 2 descriptors: control socket, source   load a program
 //!                   P u64 memory_bytes, arguments      + 2 or 3: control socket, executable, Python source to check
+//!                   F f64 cpu_time_s f64 wall_time_s u64 memory_bytes, function
+//!                     + 4 descriptors: source, stdin, stdout, stderr                             load and run once
 //!                   K                                                                            kill the template
-//! from the zygote   R version \n landlock ABI \n path of the box (+ its descriptor) | E text | K
+//!                   S                                                                            stop the run
+//! from the zygote   R version \n landlock ABI \n path of the box (+ its descriptor) | E text | K | D as below
 //! to a template     R f64 cpu_time_s f64 wall_time_s   + 3 descriptors: stdin, stdout, stderr    run a test
 //!                   S                                                                            stop the run
 //! from a template   C compiled | N text | E text: it cannot be executed
-//!                   D u8 ended_by i32 status f64 cpu f64 wall u64 peak     a run's end
+//!                   D u8 ended_by u8 compiled i32 status f64 cpu f64 wall u64 peak, text         a run's end
 //! ```
 //! Numbers are in native order and unpadded. What arrives is parsed with every length checked: the helper's processes
 //! never run a judged program in the process that speaks, but nothing here depends on that.
@@ -28,7 +31,7 @@ use rustix::net::{
 use super::program::EndedBy;
 use crate::{Error, Result};
 
-const MAX_DESCRIPTORS: usize = 3;
+const MAX_DESCRIPTORS: usize = 4;
 const MAX_MESSAGE_BYTES: usize = 16 << 10;
 
 /// One end of a socket to the helper.
@@ -45,11 +48,13 @@ pub(super) struct Ended {
     pub peak_memory_bytes: u64,
 }
 
-/// A message from a template.
+/// A message from what runs tests: the zygote or a template.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum FromTemplate {
+pub(super) enum FromRunner {
     Compiled,
     NotCompiled(String),
+    /// The process ended while it compiled.
+    CompilerDied,
     Ended(Ended),
 }
 
@@ -153,45 +158,58 @@ pub(super) fn load(memory_bytes: u64, parameter: &str) -> Vec<u8> {
     [b"P".as_slice(), &memory_bytes.to_ne_bytes(), parameter.as_bytes()].concat()
 }
 
+/// Asks the zygote to load a program and to run it once.
+pub(super) fn first_run(cpu_time_s: f64, wall_time_s: f64, memory_bytes: u64, function: &str) -> Vec<u8> {
+    let fields = [cpu_time_s.to_ne_bytes(), wall_time_s.to_ne_bytes(), memory_bytes.to_ne_bytes()];
+    [b"F".as_slice(), fields.as_flattened(), function.as_bytes()].concat()
+}
+
 /// Asks the template for a run.
 pub(super) fn run(cpu_time_s: f64, wall_time_s: f64) -> Vec<u8> {
     [b"R".as_slice(), &cpu_time_s.to_ne_bytes(), &wall_time_s.to_ne_bytes()].concat()
 }
 
-/// Asks the template to end the run.
+/// Asks the zygote or the template to end the run.
 pub(super) const STOP: &[u8] = b"S";
 /// Asks the zygote to kill the template; also its answer.
 pub(super) const KILL: &[u8] = b"K";
 
-impl FromTemplate {
-    /// Parses a message; `Error::Judge` for anything that a template does not send.
+impl FromRunner {
+    /// Parses a message; `Error::Judge` for anything that none of them sends.
     pub(super) fn parse(message: &[u8]) -> Result<Self> {
         match message.split_first() {
-            Some((b'C', [])) => Ok(FromTemplate::Compiled),
-            Some((b'N', text)) => Ok(FromTemplate::NotCompiled(String::from_utf8_lossy(text).into_owned())),
+            Some((b'C', [])) => Ok(FromRunner::Compiled),
+            Some((b'N', text)) => Ok(FromRunner::NotCompiled(String::from_utf8_lossy(text).into_owned())),
             Some((b'E', text)) => Err(Error::Judge(String::from_utf8_lossy(text).into_owned())),
-            Some((b'D', fields)) => Ok(FromTemplate::Ended(parse_end(fields)?)),
+            Some((b'D', fields)) => parse_end(fields),
             _ => Err(garbled(message)),
         }
     }
 }
 
-fn parse_end(fields: &[u8]) -> Result<Ended> {
+fn parse_end(fields: &[u8]) -> Result<FromRunner> {
     let mut fields = Fields(fields);
+    let ended_by = match u8::from_ne_bytes(fields.take()?) {
+        0 => EndedBy::Program,
+        1 => EndedBy::CpuTime,
+        2 => EndedBy::WallTime,
+        3 => EndedBy::Request,
+        other => return Err(garbled(&[other])),
+    };
+    let compiled = u8::from_ne_bytes(fields.take()?);
     let ended = Ended {
-        ended_by: match u8::from_ne_bytes(fields.take()?) {
-            0 => EndedBy::Program,
-            1 => EndedBy::CpuTime,
-            2 => EndedBy::WallTime,
-            3 => EndedBy::Request,
-            other => return Err(garbled(&[other])),
-        },
+        ended_by,
         wait_status: i32::from_ne_bytes(fields.take()?),
         cpu_time_s: f64::from_ne_bytes(fields.take()?),
         wall_time_s: f64::from_ne_bytes(fields.take()?),
         peak_memory_bytes: u64::from_ne_bytes(fields.take()?),
     };
-    if fields.0.is_empty() { Ok(ended) } else { Err(garbled(fields.0)) }
+    match (compiled, fields.0) {
+        (0, []) => Ok(FromRunner::CompilerDied),
+        (1, reason) => Ok(FromRunner::NotCompiled(String::from_utf8_lossy(reason).into_owned())),
+        (2, []) => Ok(FromRunner::Ended(ended)),
+        _ => Err(garbled(fields.0)),
+    }
 }
 
 struct Fields<'a>(&'a [u8]);
@@ -215,16 +233,16 @@ mod tests {
 
     #[test]
     fn a_message_cut_anywhere_or_with_more_behind_it_is_refused() {
-        let mut whole = vec![b'D', 1];
+        let mut whole = vec![b'D', 1, 2];
         whole.extend(9i32.to_ne_bytes());
         whole.extend(0.5f64.to_ne_bytes());
         whole.extend(0.7f64.to_ne_bytes());
         whole.extend(4096u64.to_ne_bytes());
-        assert!(matches!(FromTemplate::parse(&whole), Ok(FromTemplate::Ended(ended)) if ended.wait_status == 9));
+        assert!(matches!(FromRunner::parse(&whole), Ok(FromRunner::Ended(ended)) if ended.wait_status == 9));
         for length in 0..whole.len() {
-            assert!(FromTemplate::parse(&whole[..length]).is_err(), "{length} bytes");
+            assert!(FromRunner::parse(&whole[..length]).is_err(), "{length} bytes");
         }
         whole.push(0);
-        assert!(FromTemplate::parse(&whole).is_err());
+        assert!(FromRunner::parse(&whole).is_err());
     }
 }

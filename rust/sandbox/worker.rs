@@ -5,14 +5,15 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::descriptors::{message_sockets, sealed_memory};
+use super::descriptors::message_sockets;
 use super::exec::ProgramFolder;
 use super::program::Program;
 use super::protocol::{self, Channel};
@@ -22,10 +23,11 @@ use crate::{Error, Result};
 
 const BOOTSTRAP: &str = include_str!("helper/bootstrap.py");
 /// Loaded in this order: each may import those before it.
-const MODULES: [(&str, &str); 6] = [
+const MODULES: [(&str, &str); 7] = [
     ("kernel", include_str!("helper/kernel.py")),
     ("box", include_str!("helper/box.py")),
     ("jail", include_str!("helper/jail.py")),
+    ("runs", include_str!("helper/runs.py")),
     ("program", include_str!("helper/program.py")),
     ("executor", include_str!("helper/executor.py")),
     ("zygote", include_str!("helper/zygote.py")),
@@ -73,7 +75,7 @@ impl WorkerKind {
 #[derive(Debug)]
 pub struct Worker {
     process: Child,
-    pub(super) control: Channel,
+    pub(super) control: Arc<Channel>,
     pub(super) config: WorkerConfig,
     python_version: String,
     num_programs: u64,
@@ -88,7 +90,7 @@ impl Worker {
         let process = spawn(&config.interpreter, theirs, &log)?;
         let mut worker = Worker {
             process,
-            control: Channel::new(ours),
+            control: Arc::new(Channel::new(ours)),
             config: config.clone(),
             python_version: String::new(),
             num_programs: 0,
@@ -142,17 +144,13 @@ impl Worker {
         self.num_programs
     }
 
-    /// Has a program compiled in a process of its own, within the limits. Whether it compiles, its first run tells.
+    /// A program, to be compiled in a process of its own, within the limits. Whether it compiles, its first run tells.
     ///
     /// With a `function`, each run calls that with the arguments that stdin holds (a JSON list), and writes the value
     /// (JSON) in place of the program's own output.
     pub fn load(&mut self, source: &[u8], function: Option<&str>, limits: &Limits) -> Result<Program> {
-        let (ours, theirs) = message_sockets()?;
-        let source = sealed_memory(source)?;
-        let request = protocol::load(limits.memory_bytes, function.unwrap_or_default());
-        self.control.send(&request, &[theirs.as_fd(), source.as_fd()])?;
         self.count_program();
-        Ok(Program::new(Channel::new(ours), limits.clone()))
+        Program::warm(self.control.clone(), source, function.unwrap_or_default(), limits)
     }
 
     pub(super) fn count_program(&mut self) {
@@ -163,17 +161,20 @@ impl Worker {
     pub fn kill_program(&mut self) -> Result<()> {
         self.control.send(protocol::KILL, &[])?;
         let deadline = Instant::now() + KILL_TIMEOUT;
-        match self.control.receive_before(deadline, "end of a killed program")? {
-            Some(answer) if answer == protocol::KILL => Ok(()),
-            _ => Err(Error::Judge("the judge's helper ended".into())),
+        while let Some(answer) = self.control.receive_before(deadline, "end of a killed program")? {
+            // Before it may come the end of a run that nobody waits for any more.
+            if answer == protocol::KILL {
+                return Ok(());
+            }
         }
+        Err(Error::Judge("the judge's helper ended".into()))
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         // The zygote ends at the end of its socket; the kill is for a helper that is stuck.
-        let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(&*self.control, rustix::net::Shutdown::Both);
         let deadline = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < deadline {
             match self.process.try_wait() {

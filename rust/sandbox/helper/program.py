@@ -19,7 +19,6 @@ import sys
 import threading
 import traceback
 import types
-import warnings
 
 FILE_NAME = "/solution.py"
 
@@ -48,6 +47,9 @@ def prepare_interpreter() -> None:
     sys.path.insert(0, "/")
     sys.orig_argv = ["python3", "solution.py"]
     _make_streams()
+    # Replaced in every child, where freeing them would cost more than keeping them.
+    _streams.extend((sys.stdin, sys.stdout, sys.stderr))
+    sys.stderr = None
 
 
 def _make_streams() -> None:
@@ -71,9 +73,7 @@ class Program:
         """Compiles; raises whatever the compiler raises. Call mode if there is a function's name."""
         self._source = source
         self._function = function
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.code = compile(source, FILE_NAME, "exec", dont_inherit=True)
+        self.code = compile(source, FILE_NAME, "exec", dont_inherit=True)  # What it warns of goes nowhere.
         self._module = types.ModuleType("solution" if function else "__main__")
         self.namespace = self._module.__dict__
         self.namespace.update(__file__=FILE_NAME, __builtins__=builtins, __cached__=None)
@@ -91,7 +91,7 @@ class Program:
         if self._function:
             self._result = os.dup(1)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = _streams
+        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = _streams[:3]
         if self._runs_random:
             random.seed()
 
