@@ -21,5 +21,5 @@ try:
     exec(_program.code, _program.namespace)
     _program.call()
 except BaseException as _error:
-    _program.finish(_program.failed(_error))
-_program.finish(0)
+    _program.error = _error
+_program.finish()

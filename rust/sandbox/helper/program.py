@@ -8,17 +8,21 @@ and nothing that it reports decides a verdict in the program's favour.
 import atexit
 import builtins
 import contextlib
+import gc
+import importlib.machinery
 import io
 import json
 import linecache
 import os
 import random
+import re
 import signal
 import site
 import sys
 import threading
 import traceback
 import types
+import warnings
 
 FILE_NAME = "/solution.py"
 
@@ -35,7 +39,12 @@ from math import ceil, comb, factorial, floor, gcd, inf, isqrt, lcm, log2, sqrt
 from typing import *
 """
 _streams: list[io.TextIOWrapper] = []
-_exit = os._exit  # The program may replace what the module `os` holds.
+_outputs: list[io.IOBase] = []
+# What only shows when objects are freed at the end: finalizers, suspended generators, files that were not closed.
+_SEEN_AT_THE_END = re.compile(rb"__del__|yield|async|open(?!\(0)|Wrapper|Buffered")
+_MISSING = object()
+# The program may replace what the modules hold.
+_exit, _collect, _excepthook = os._exit, gc.collect, sys.excepthook
 
 
 def prepare_interpreter() -> None:
@@ -60,6 +69,7 @@ def _make_streams() -> None:
     os.dup2(places[1], 1)
     os.dup2(places[1], 2)
     _streams.extend((_stream(0, "<stdin>", "r"), _stream(1, "<stdout>", "w"), _stream(2, "<stderr>", "w")))
+    _outputs.extend((_streams[1], _streams[1].buffer))
     for place, descriptor in enumerate(kept):
         os.dup2(descriptor, place)
     for descriptor in kept + places:
@@ -73,25 +83,32 @@ class Program:
         """Compiles; raises whatever the compiler raises. Call mode if there is a function's name."""
         self._source = source
         self._function = function
-        self.code = compile(source, FILE_NAME, "exec", dont_inherit=True)  # What it warns of goes nowhere.
-        self._module = types.ModuleType("solution" if function else "__main__")
-        self.namespace = self._module.__dict__
-        self.namespace.update(__file__=FILE_NAME, __builtins__=builtins, __cached__=None)
+        with warnings.catch_warnings(record=True) as self._warnings:
+            self.code = compile(source, FILE_NAME, "exec", dont_inherit=True)
+        self._name = "solution" if function else "__main__"
+        loader = importlib.machinery.SourceFileLoader(self._name, FILE_NAME)
+        self._names = {"__file__": FILE_NAME, "__builtins__": builtins, "__cached__": None, "__loader__": loader}
         if "__annotations__" in sys.modules["__main__"].__dict__:  # Until CPython 3.14.
-            self.namespace["__annotations__"] = {}
+            self._names["__annotations__"] = {}
         linecache.cache[FILE_NAME] = (self._text,)  # Asked only when a line is to be shown.
         if function:
-            exec(_PRELUDE, self.namespace)
-        self._runs_finalizers = b"__del__" in source
+            exec(_PRELUDE, self._names)
+        self._frees_objects = _SEEN_AT_THE_END.search(source) is not None
+        self.error: BaseException | None = None
         self._runs_random = b"random" in source
 
     def enter(self) -> None:
         """Makes this process's interpreter that of the program; descriptors 0, 1 and 2 are the program's."""
-        sys.modules[self._module.__name__] = self._module
+        # Made here and not in the template, so that collecting this process's garbage at the end reaches it.
+        module = sys.modules[self._name] = types.ModuleType(self._name)
+        self.namespace = module.__dict__
+        self.namespace.update(self._names)
         if self._function:
             self._result = os.dup(1)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = _streams[:3]
+        for warning in self._warnings:
+            warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
         if self._runs_random:
             random.seed()
 
@@ -107,33 +124,40 @@ class Program:
         while text:
             text = text[os.write(self._result, text) :]
 
-    def failed(self, error: BaseException) -> int:
-        """The exit code for an exception that left the program, reported on stderr as CPython does."""
-        if isinstance(error, SystemExit):
-            return _exit_code(error.code)
-        error = error.with_traceback(_without_first_frame(error.__traceback__))
-        with contextlib.suppress(BaseException):
-            _report(error)
-        if isinstance(error, KeyboardInterrupt):
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
-        return 1
-
     def _text(self) -> str:
         return self._source.decode("utf-8", "replace")
 
-    def finish(self, code: int) -> None:
-        """Ends the process as the interpreter would: threads joined, exit handlers run, streams flushed."""
+    def finish(self) -> None:
+        """Ends the process as the interpreter would: streams flushed, threads joined, exit handlers run, objects freed.
+
+        The attribute `error` is the exception that left the program, if any.
+        """
+        _flush(_standard("stdout"))
+        error, self.error = self.error, None
+        code = _exit_code_of(error) if error is not None else 0
+        del error
         for step in (threading._shutdown, atexit._run_exitfuncs):
             try:
                 step()
-            except BaseException as error:
-                self.failed(error)
-        if self._runs_finalizers:
-            self.namespace.clear()
-        if not _flush(sys.stdout) or not _flush(sys.stderr):
+            except BaseException as late:
+                _exit_code_of(late)
+        out, err = _standard("stdout"), _standard("stderr")
+        if not _flush(out, tell=True) or not _flush(err):
             code = _FLUSH_FAILED
+        del out, err
+        if self._frees_objects:
+            self._free_objects()
+        # The program may have put something else in their place.
+        for stream in _outputs:
+            _flush(stream)
         _exit(code)
+
+    def _free_objects(self) -> None:
+        _collect()  # Gives the objects the order in which they are then freed.
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        sys.modules.pop(self._name, None)
+        del self.namespace
+        _collect()
 
 
 _from_json, _to_json = json.loads, json.JSONEncoder(check_circular=False).encode
@@ -152,36 +176,71 @@ def _checked(value: object) -> object:
 
 
 def _stream(descriptor: int, name: str, mode: str) -> io.TextIOWrapper:
-    raw = io.FileIO(descriptor, mode, closefd=False)
-    raw.name = name
-    buffer = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+    buffer = open(descriptor, mode + "b", closefd=False)  # noqa: SIM115: it lives as long as the process.
+    buffer.raw.name = name
     errors = "backslashreplace" if descriptor == 2 else "surrogateescape"
     stream = io.TextIOWrapper(buffer, "utf-8", errors, newline="\n", line_buffering=descriptor == 2)
     stream.mode = mode
     return stream
 
 
+def _standard(name: str) -> io.TextIOWrapper | None:
+    return getattr(sys, name, None)  # The program may have deleted it.
+
+
+def _exit_code_of(error: BaseException) -> int:
+    """The exit code for an exception that left the program, reported on stderr as CPython does."""
+    if isinstance(error, SystemExit):
+        return _exit_code(error.code)
+    error = error.with_traceback(_without_first_frame(error.__traceback__))
+    try:
+        _report(error)
+    except SystemExit as leave:
+        return _exit_code(leave.code)
+    except BaseException:  # What printing needs is broken; the interpreter's own printing needs less.
+        with contextlib.suppress(BaseException):
+            _excepthook(type(error), error, error.__traceback__)
+    if isinstance(error, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    return 1
+
+
 def _report(error: BaseException) -> None:
-    if sys.excepthook is sys.__excepthook__:
-        traceback.print_exception(error)
+    hook = getattr(sys, "excepthook", _MISSING)
+    if hook is _excepthook:
+        _print(error)
+        return
+    if hook is _MISSING:
+        print("sys.excepthook is missing", file=sys.stderr)
+        _print(error)
         return
     try:
-        sys.excepthook(type(error), error, error.__traceback__)
+        hook(type(error), error, error.__traceback__)
     except Exception as second:
         print("Error in sys.excepthook:", file=sys.stderr)
         second.__context__ = None
-        traceback.print_exception(second.with_traceback(_without_first_frame(second.__traceback__)))
+        _print(second.with_traceback(_without_first_frame(second.__traceback__)))
         print("\nOriginal exception was:", file=sys.stderr)
-        traceback.print_exception(error)
+        _print(error)
+
+
+def _print(error: BaseException) -> None:
+    if _standard("stderr") is None:
+        return
+    # CPython keeps the innermost frames, the module `traceback` the outermost.
+    limit = getattr(sys, "tracebacklimit", None)
+    traceback.print_exception(error, limit=-limit if isinstance(limit, int) and limit > 0 else None)
 
 
 def _exit_code(code: object) -> int:
     if code is None:
         return 0
     if isinstance(code, int):
-        return code & 0xFF if -(2**31) <= code < 2**31 else 0xFF
-    with contextlib.suppress(BaseException):
-        print(code, file=sys.stderr)
+        return code & 0xFF if -(2**63) <= code < 2**63 else 0xFF
+    for text in (code, "\n"):
+        with contextlib.suppress(BaseException):
+            print(text, end="", file=sys.stderr)
     return 1
 
 
@@ -189,10 +248,14 @@ def _without_first_frame(trace: types.TracebackType | None) -> types.TracebackTy
     return trace.tb_next if trace is not None else None
 
 
-def _flush(stream: io.TextIOWrapper | None) -> bool:
+def _flush(stream: io.IOBase | None, tell: bool = False) -> bool:
     try:
-        if stream is not None and not stream.closed:
+        if stream is not None and not getattr(stream, "closed", False):
             stream.flush()
-    except BaseException:
+    except BaseException as error:
+        if tell:
+            with contextlib.suppress(BaseException):
+                print(f"Exception ignored in: {stream!r}", file=sys.stderr)
+                _print(error.with_traceback(_without_first_frame(error.__traceback__)))
         return False
     return True
