@@ -176,7 +176,7 @@ def _checked(value: object) -> object:
 
 
 def _stream(descriptor: int, name: str, mode: str) -> io.TextIOWrapper:
-    buffer = open(descriptor, mode + "b", closefd=False)  # noqa: SIM115: it lives as long as the process.
+    buffer = open(descriptor, mode + "b", closefd=False)  # noqa: SIM115 (it lives as long as the process)
     buffer.raw.name = name
     errors = "backslashreplace" if descriptor == 2 else "surrogateescape"
     stream = io.TextIOWrapper(buffer, "utf-8", errors, newline="\n", line_buffering=descriptor == 2)
