@@ -194,6 +194,7 @@ class ScriptedWorker:
     """How long it says that a problem's prompt is."""
     prompt_template: str = "plain"
     done: list[Work] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     stopped: str = ""
 
     async def run(self) -> None:
@@ -223,6 +224,7 @@ class ScriptedWorker:
             match message := await connection.receive():
                 case ProblemData():
                     known.add(message.problem.id)
+                    self.problems.append(message.problem)
                 case MeasurePrompts():
                     lengths = [self.prompt_length(problem.id) for problem in message.problems]
                     await connection.send(PromptLengths(lengths=lengths))

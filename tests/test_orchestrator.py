@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import trio
@@ -17,6 +18,9 @@ from spo.config import read_resolved
 from spo.errors import ConfigError, RunFailed
 from spo.jsonl import read_lineage
 from spo.orchestrator.run import run_directory
+from spo.problems import load_problems
+from spo.problems.manifest import Entry, Manifest
+from spo.problems.verify import ProblemReport, VerifySettings
 from spo.store import TrajectoryStore
 from spo.types import MeasurePrompts, Work
 from spo.values import initial_value
@@ -197,12 +201,30 @@ def test_problems_with_prompts_too_long_for_a_row_are_left_out_and_counted(
     assert {work.problem_id for work in worker.done if work.source == "online"} == sampled
     report = json.loads((run_dir / "report.json").read_text())
     assert report["problems"] == {
-        "train": 4, "evaluation": 3, "max_prompt_tokens": 40, "too_long": {"train1": 41, "train4": 999}
+        "train": 4, "evaluation": 3, "max_prompt_tokens": 40, "too_long": {"train1": 41, "train4": 999},
+        "left_out": {},
     }  # fmt: skip
-    assert "4 to train on, 3 held out; 2 left out, their prompts being too long" in (run_dir / "report.md").read_text()
+    assert "4 to train on, 3 held out; 2 left out: their prompts are too long" in (run_dir / "report.md").read_text()
     assert read_lineage(run_dir / "metrics.jsonl")[-1]["problems/too_long"] == 2
     assert "2 of 6 training problems are left out" in caplog.text
     assert "train1 (41 tokens), train4 (999 tokens)" in caplog.text
+
+
+def test_problems_that_the_manifest_rejects_are_left_out_and_counted(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, f"problems.manifest={tmp_path / 'manifest.json'}")
+    entries = []
+    for info in load_problems([f"jsonl:{tmp_path / 'train.jsonl'}"]).infos:
+        report = ProblemReport(info.id, 1, 1, 1, 0, 0, (), (), False, 0.1, 2.0, 0)
+        left_out = "they are bad" if info.id == "train3" else ""
+        entries.append(Entry(info.content_digest.hex(), left_out, report, info.tests_digest.hex(), info.splits))
+    (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(Manifest(VerifySettings(), {}, entries)))
+    trainer, worker = ScriptedTrainer(run_dir), ScriptedWorker(run_dir)
+    orchestrate(run_dir, trainer, worker)
+    assert trainer.finished
+    sampled = {work.problem_id for work in worker.done if work.source == "online"}
+    assert sampled == {f"train{number}" for number in (0, 1, 2, 4, 5)}
+    assert {problem.time_limit_s for problem in worker.problems if problem.id.startswith("train")} == {4.0}
+    assert "5 to train on, 3 held out; 1 left out: they are bad" in (run_dir / "report.md").read_text()
 
 
 def test_without_any_prompt_that_fits_the_run_ends_with_what_would(tmp_path: Path) -> None:

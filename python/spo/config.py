@@ -160,6 +160,8 @@ class ProblemsConfig(Section, frozen=True):
     """Specs of the training problems."""
     evaluation: tuple[str, ...] = ()
     """Specs of the held-out problems."""
+    manifest: str = ""
+    """What `spo problems verify --manifest` wrote: bad training problems are left out, time limits calibrated."""
     instruction: str = ""
     """Said after each statement: what kind of answer is wanted. Empty where the policy knows."""
 

@@ -270,8 +270,9 @@ def _effort_rows(report: Mapping[str, Any]) -> list[list[str]]:
 def _problem_rows(problems: Mapping[str, Any]) -> list[list[str]]:
     if not problems:
         return []
-    too_long = f"; {len(problems['too_long']):,} left out, their prompts being too long" if problems["too_long"] else ""
-    return [["problems", f"{problems['train']:,} to train on, {problems['evaluation']:,} held out{too_long}"]]
+    left_out = {**problems["left_out"], "their prompts are too long": len(problems["too_long"])}
+    reasons = "".join(f"; {count:,} left out: {reason}" for reason, count in left_out.items() if count)
+    return [["problems", f"{problems['train']:,} to train on, {problems['evaluation']:,} held out{reasons}"]]
 
 
 def _with_interval(line: Mapping[str, Any], name: str) -> str:

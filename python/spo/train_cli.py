@@ -24,6 +24,7 @@ from spo.errors import ConfigError
 from spo.launch import ERROR_PREFIX
 from spo.plan import make_plan, render
 from spo.problems import load_problems
+from spo.problems.manifest import load_training_problems
 from spo.rerun import replayed_config
 from spo.rundir import check_free, resumed_config
 
@@ -112,7 +113,7 @@ def check_input(arguments: Sequence[str]) -> Config:
     if not config.experience.replay:
         if not config.problems.train:
             raise ConfigError('problems.train: there are none; name some, such as problems.train=["builtin:easy"]')
-        load_problems(config.problems.train, config.seed)
+        load_training_problems(config.problems.train, config.seed, config.problems.manifest)
     if config.problems.evaluation:
         load_problems(config.problems.evaluation, config.seed)
     return config

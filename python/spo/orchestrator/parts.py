@@ -25,6 +25,7 @@ from spo.orchestrator.schedule import ProblemSchedule
 from spo.orchestrator.trainers import Trainers
 from spo.orchestrator.workers import Workers
 from spo.problems import ById, Problems, load_problems
+from spo.problems.manifest import load_training_problems
 from spo.rundir import CONSUMPTION_FILE, EVALUATIONS_FILE, read_model, read_run
 
 _PREDECESSOR_TIMEOUT_S = 30.0
@@ -51,7 +52,12 @@ class Parts:
         config, tokenizer = self.config, self.model.tokenizer_fingerprint
         self.replayed = ReplayedRun(Path(config.experience.replay), tokenizer) if config.experience.replay else None
         """The run whose batches are trained on again, if this is a replay."""
-        self.training_problems = Problems() if self.replayed else load_problems(config.problems.train, config.seed)
+        self.training_problems, self.left_out = Problems(), dict[str, int]()
+        """What is trained on; how many problems of the specs are not, by reason."""
+        if not self.replayed:
+            self.training_problems, self.left_out = load_training_problems(
+                config.problems.train, config.seed, config.problems.manifest
+            )
         self.held_out_problems = (
             load_problems(config.problems.evaluation, config.seed) if config.problems.evaluation else Problems()
         )

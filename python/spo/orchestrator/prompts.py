@@ -53,6 +53,7 @@ async def leave_out_long_prompts(parts: Parts) -> None:
         "evaluation": len(parts.held_out_problems),
         "max_prompt_tokens": most,
         "too_long": too_long,
+        "left_out": parts.left_out,
     }
     replace_file(parts.run_dir / PROBLEMS_FILE, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
 

@@ -4,6 +4,7 @@ Only prints what other modules find out, and changes no problem.
 """
 
 import argparse
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -21,15 +22,18 @@ from spo.problems.collection import suite_hash
 from spo.problems.dedup import find_duplicates
 from spo.problems.info import ProblemInfo
 from spo.problems.judging import choose_problem
+from spo.problems.manifest import read_manifest, verify_into
 from spo.problems.schema import HIDDEN, PUBLIC
 from spo.problems.specs import load_problems
-from spo.problems.verify import verify
+from spo.problems.verify import USUAL, ProblemReport, VerifySettings, verify
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _UNWATCHED_WIDTH = 1000
 """Columns of a table in a file or pipe: wide enough that no cell is wrapped."""
+_MANY = 100
+"""Of more problems than these, only those that are not sound are listed."""
 _SHOWN_CHARACTERS = 2000
 """Longer tests are cut when they are shown."""
 
@@ -55,6 +59,21 @@ def register(subparsers: "Subparsers") -> None:
     check = add("verify", _verify, "judge the known Python solutions; exit code 1 if one is not judged as it should be")
     check.add_argument("--workers", type=_count, help="programs judged at the same time (default: one a core)")
     check.add_argument("--output", type=Path, help="also write the reports to this file, one JSON object a line")
+    check.add_argument(
+        "--manifest", type=Path, help="write what training heeds by problems.manifest=FILE; goes on there"
+    )
+    check.add_argument(
+        "--max-solutions", type=_count, default=USUAL.max_solutions, help="right ones, and wrong ones, judged a problem"
+    )
+    check.add_argument(
+        "--min-time-factor", type=_factor, default=USUAL.min_time_factor, help="least factor of a calibrated time limit"
+    )
+    check.add_argument(
+        "--max-time-factor", type=_factor, default=USUAL.max_time_factor, help="largest factor of a time limit"
+    )
+    check.add_argument(
+        "--time-margin", type=_factor, default=USUAL.time_margin, help="a limit's part of the slowest right solution"
+    )
     dedup = add("dedup", _dedup, "write the problems that are not among others: train without what is evaluated on")
     dedup.add_argument("--against", nargs="+", required=True, metavar="SPEC", help="the problems to keep out")
     dedup.add_argument("--output", type=Path, required=True, help="the file to write, for jsonl:FILE")
@@ -66,6 +85,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _factor(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
     return value
 
 
@@ -138,28 +164,59 @@ def _stats(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     problems = load_problems(arguments.specs, arguments.seed)
+    settings = VerifySettings(
+        max_solutions=arguments.max_solutions,
+        min_time_factor=arguments.min_time_factor,
+        max_time_factor=max(arguments.min_time_factor, arguments.max_time_factor),
+        time_margin=arguments.time_margin,
+    )
     with Judge(num_workers=arguments.workers) as judge:
-        reports = list(
-            track(verify(problems, judge), "judging", len(problems), console=Console(stderr=True), transient=True)
+        found = (
+            verify_into(arguments.manifest, problems, judge, settings)
+            if arguments.manifest
+            else verify(problems, judge, settings)
         )
-    table = Table("id", "right accepted", "wrong refused", "slowest", "bad tests", "disputed tests", box=None)
-    for report in reports:
-        table.add_row(
-            report.problem_id,
-            f"{report.right_accepted} of {report.num_right}",
-            f"{report.wrong_refused} of {report.num_wrong}",
-            f"{report.slowest_cpu_s:.2f} s",
-            _some(report.bad_tests),
-            _some(report.disputed_tests),
-            style="" if report.sound else "red",
-        )
-    console = _print_table(table)
+        reports = list(track(found, "judging", len(problems), console=Console(stderr=True), transient=True))
+    console = _print_table(_report_table(reports))
     sound = sum(report.sound for report in reports)
     errors = sum(report.num_judge_errors for report in reports)
     console.print(f"\n{sound} of {len(reports)} problems are sound; failures of the judge itself: {errors}")
+    if arguments.manifest:
+        for what, count in read_manifest(arguments.manifest).counts.items():
+            console.print(f"{what}: {count}")
     if arguments.output:
         replace_file(arguments.output, msgspec.json.Encoder().encode_lines(reports))
     return 0 if sound == len(reports) else 1
+
+
+def _report_table(reports: Sequence[ProblemReport]) -> Table:
+    """The reports, the sound ones of many excepted."""
+    many = len(reports) > _MANY
+    table = Table(
+        "id",
+        "right accepted",
+        "calibrated",
+        "wrong refused",
+        "slowest",
+        "limit",
+        "bad tests",
+        "disputed tests",
+        box=None,
+    )
+    for report in reports:
+        if not many or not report.sound:
+            table.add_row(
+                report.problem_id,
+                f"{report.right_accepted} of {report.num_right}",
+                f"{report.right_accepted_after} of {report.num_right}",
+                f"{report.wrong_refused} of {report.num_wrong}",
+                f"{report.slowest_cpu_s:.2f} s",
+                f"× {report.time_factor:g}",
+                _some(report.bad_tests),
+                _some(report.disputed_tests) + (" (several answers)" if report.has_several_answers else ""),
+                style="" if report.sound else "red",
+            )
+    return table
 
 
 def _dedup(arguments: argparse.Namespace) -> int:
