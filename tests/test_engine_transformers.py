@@ -35,7 +35,7 @@ def make_model(seed: int = 0) -> LlamaForCausalLM:
 
 
 def make_sampler(model: LlamaForCausalLM | None = None, max_batch_size: int = 8) -> TransformersSampler:
-    return TransformersSampler(model or make_model(), [END], max_batch_size=max_batch_size, keep_logprobs=True)
+    return TransformersSampler(model or make_model(), [END], max_batch_size=max_batch_size)
 
 
 def make_requests(num: int, seed: int = 0, **settings: object) -> list[Request]:

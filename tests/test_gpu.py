@@ -98,7 +98,7 @@ def test_logprobs_of_a_large_vocabulary_never_hold_all_logits(dtype: torch.dtype
 def test_samples_have_the_logprobs_that_the_plain_model_gives_on_the_cpu() -> None:
     model = make_sampled_model()
     requests = make_requests(16, max_new_tokens=40)
-    sampler = TransformersSampler(make_sampled_model().to(CUDA), [1], max_batch_size=8, keep_logprobs=True)
+    sampler = TransformersSampler(make_sampled_model().to(CUDA), [1], max_batch_size=8)
     for request, response in zip(requests, run(sampler, requests), strict=True):
         assert response.behavior_logprobs is not None
         np.testing.assert_allclose(response.behavior_logprobs, oracle_logprobs(model, request, response), atol=2e-3)

@@ -40,7 +40,7 @@ from spo.types import (
 from spo.weights import Snapshot, WeightSubscriber
 from spo.wire import ADDRESS_FILE, AsyncConnection, new_token
 
-VOCABULARY = 64
+VOCABULARY = 48
 NUM_ROWS, NUM_TOKENS, NUM_TRAJECTORIES = 6, 32, 9
 
 

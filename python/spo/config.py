@@ -326,17 +326,19 @@ def preset_names() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
-def load_config(preset_or_path: str, overrides: Sequence[str] = ()) -> Config:
+def load_config(preset_or_path: str | None, overrides: Sequence[str] = ()) -> Config:
     """Reads a preset (by name) or a TOML file, applies `section.field=value` overrides and checks the whole.
+
+    None instead of a preset stands for the defaults.
 
     Raises:
         ConfigError: An unknown preset, a missing file, wrong TOML, an unknown or ill-typed field, values that exclude
             each other. The text names the field and the fix.
     """
-    data = _read_toml(preset_or_path)
+    data = {} if preset_or_path is None else _read_toml(preset_or_path)
     for override in overrides:
         _apply_override(data, override)
-    return _checked(data, preset_or_path)
+    return _checked(data, preset_or_path or "settings")
 
 
 def parse_config(text: str, origin: str) -> Config:

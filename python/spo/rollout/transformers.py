@@ -66,16 +66,13 @@ class StagedWeights:
 class TransformersSampler:
     """A `Sampler` around a causal language model; see `spo.rollout.engine.Sampler` for the calls."""
 
-    def __init__(
-        self, model: Any, end_tokens: Sequence[int], *, max_batch_size: int, keep_logprobs: bool = False
-    ) -> None:
+    def __init__(self, model: Any, end_tokens: Sequence[int], *, max_batch_size: int) -> None:
         """Takes the reference model; it is frozen and never changed.
 
         Args:
             model: A `transformers` causal language model, with its dtype and on its device.
             end_tokens: What ends a response.
             max_batch_size: Rows of both lanes together.
-            keep_logprobs: Whether responses carry behaviour log-probabilities.
 
         Raises:
             ConfigError: The model is of a kind whose cache this engine does not know.
@@ -88,7 +85,7 @@ class TransformersSampler:
         self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self._dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
         self._device = model.device
-        settings = (frozenset(end_tokens), max_batch_size, keep_logprobs)
+        settings = (frozenset(end_tokens), max_batch_size)
         self._reference = _Lane(model, *settings)
         self._latest = _Lane(model, *settings)
 
@@ -157,11 +154,10 @@ class TransformersSampler:
 class _Lane:
     """The rows that one model samples; row i lies in slot i of the cache."""
 
-    def __init__(self, model: Any, end_tokens: frozenset[int], max_batch_size: int, keep_logprobs: bool) -> None:
+    def __init__(self, model: Any, end_tokens: frozenset[int], max_batch_size: int) -> None:
         self.model = model
         self.rows: list[_Row] = []
         self._end_tokens = end_tokens
-        self._keep_logprobs = keep_logprobs
         self._cache = SlotCache(max_batch_size)
         self._device, self._dtype = model.device, model.dtype
         # `past_key_values` until transformers 5.2x.
@@ -196,9 +192,8 @@ class _Lane:
         )
         for row, token in zip(self.rows, tokens.tolist(), strict=True):
             row.tokens.append(token)
-        if self._keep_logprobs:
-            for row, logprob in zip(self.rows, logprobs.tolist(), strict=True):
-                row.logprobs.append(logprob)
+        for row, logprob in zip(self.rows, logprobs.tolist(), strict=True):
+            row.logprobs.append(logprob)
         finished = [index for index, row in enumerate(self.rows) if self._is_finished(row)]
         responses = [(self.rows[index].key, self._response(self.rows[index], version)) for index in finished]
         self.remove(finished)
@@ -240,7 +235,7 @@ class _Lane:
             is_truncated=row.tokens[-1] not in self._end_tokens,
             min_policy_version=row.min_policy_version,
             max_policy_version=version,
-            behavior_logprobs=np.array(row.logprobs, dtype=np.float32) if self._keep_logprobs else None,
+            behavior_logprobs=np.array(row.logprobs, dtype=np.float32),
         )
 
     def _tensor(self, data: Any, dtype: torch.dtype = torch.int64) -> Tensor:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 
+import torch
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from spo.errors import ConfigError
 from spo.models import tokenizer_files
 from spo.trainer.parallel import Ranks
 
@@ -28,8 +33,32 @@ def save_policy(model: PreTrainedModel, reference_path: str, directory: Path, ra
         full = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
         if ranks.is_first:
             weights[name] = full.detach().cpu()
-    if not ranks.is_first:
-        return
+    if ranks.is_first:
+        _save(model, weights, reference_path, directory)
+
+
+def export_checkpoint(checkpoint: Path, reference_path: str, directory: Path) -> None:
+    """Writes the policy of a checkpoint to `directory`, as `save_policy` does; in any process.
+
+    Raises:
+        ConfigError: The checkpoint is damaged, or of another model.
+    """
+    model = AutoModelForCausalLM.from_pretrained(reference_path, dtype=torch.float32, local_files_only=True)
+    weights: dict[str, Tensor] = model.state_dict()
+    # The names under which `Checkpoints` keeps the weights of a `Policy`.
+    wanted = {"policy": {f"model.{name}": weight for name, weight in weights.items()}}
+    try:
+        with warnings.catch_warnings():
+            # That there is no process group is just what is asked for.
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            state_dict_loader.load(wanted, checkpoint_id=checkpoint, no_dist=True)
+    except (CheckpointException, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{checkpoint}: no checkpoint of a policy like {reference_path}: {reason}") from error
+    _save(model, weights, reference_path, directory)
+
+
+def _save(model: PreTrainedModel, weights: dict[str, Tensor], reference_path: str, directory: Path) -> None:
     partial = directory.with_name(f"partial-{directory.name}")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial, state_dict=weights)
