@@ -1,12 +1,14 @@
 """`spo problems …`, called through its own parser."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
 from spo.errors import ProblemError
 from spo.problems import load_problems, suite_hash
 from spo.problems.cli import register
+from spo.store import Trajectory, TrajectoryStore
 
 
 def call(*words: str) -> int:
@@ -48,6 +50,27 @@ def test_show_cuts_long_tests(capsys: pytest.CaptureFixture[str]) -> None:
 def test_show_prints_markup_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
     call("show", "builtin:brackets")
     assert "f(a[0], {1})" in capsys.readouterr().out
+
+
+def test_show_tells_what_became_of_responses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def trajectory(version: int, verdict: str, source: str = "online", problem: str = "builtin/clock") -> Trajectory:
+        reward = 0.0 if verdict == "accepted" else -1.0
+        return Trajectory(
+            problem, [1], [version, len(source)], reward, verdict, source,
+            min_policy_version=version, max_policy_version=version,
+        )  # fmt: skip
+
+    with TrajectoryStore.open(tmp_path / "store", "a", tokenizer="test") as store:
+        store.append([trajectory(0, "wrong_answer", "reference"), trajectory(0, "accepted", problem="builtin/maze")])
+        store.append([trajectory(version, "accepted" if version > 7 else "time_limit") for version in range(16)])
+    for path in (tmp_path, tmp_path / "store"):
+        call("show", "builtin:clock", "--store", str(path))
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert ["online", "0-1", "2", "0%", "time_limit", "2"] in rows
+        assert ["online", "14-15", "2", "100%", "accepted", "2"] in rows
+        assert ["reference", "0-0", "1", "0%", "wrong_answer", "1"] in rows
+    with pytest.raises(ProblemError, match="no trajectory store there"):
+        call("show", "builtin:clock", "--store", str(tmp_path / "missing"))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ def test_the_same_id_is_a_duplicate() -> None:
 @pytest.mark.parametrize(
     ("plant", "reason"),
     [
+        (lambda problem: changed(problem, statement=problem.statement), "exact statement"),
         (lambda problem: changed(problem, statement=problem.statement.replace(" ", "  ").upper()), "statement"),
+        (lambda problem: changed(problem, statement=f"<p>{problem.statement}</p>\\le <image>"), "statement"),
         (with_noise, "near statement"),
     ],
 )
@@ -59,6 +61,39 @@ def test_planted_statements_are_all_found(plant: Callable[[Problem], Problem], r
     assert [(one.problem_id, one.duplicate_of, one.reason) for one in found] == [
         (f"copy/{problem.id}", problem.id, reason) for problem in PROBLEMS
     ]
+
+
+def reworded(problem: Problem, share: float) -> Problem:
+    """Other tests, and every word replaced with the probability `share`."""
+    noise = random.Random(f"{problem.id} {share}")
+    words = problem.statement.partition("## Sample Input")[0].split()
+    words = [f"x{noise.randrange(10**6)}" if noise.random() < share else word for word in words]
+    return changed(problem, statement=" ".join(words), tests=(ProblemTest("1", "1"),))
+
+
+@pytest.mark.parametrize(("share", "least_recall"), [(0.03, 1.0), (0.1, 0.9)])
+def test_of_reworded_duplicates_among_others_most_are_found_and_nothing_else(share: float, least_recall: float) -> None:
+    """Half of the problems are planted in other words, half are strangers; no stranger may be found."""
+    against, strangers = PROBLEMS[::2], OTHER_TESTS[1::2]
+    planted = [reworded(problem, share) for problem in OTHER_TESTS[::2]]
+    found = find_duplicates([*planted, *strangers], against)
+    right = [one for one in found if one.problem_id == f"copy/{one.duplicate_of}"]
+    assert len(right) == len(found)
+    assert len(right) >= least_recall * len(planted)
+
+
+def test_the_same_inputs_tell_where_outputs_are_written_otherwise() -> None:
+    inputs = ["5\n1 2 3 4 5\n", "3\n10 20 30\n", "4\n19 9 9 9\n"]
+    ours = Problem("a/x", "a", "Sum.", tuple(ProblemTest(text, "Yes\n") for text in inputs))
+    theirs = Problem("b/y", "b", "Total.", tuple(ProblemTest(text.replace("\n", " "), "YES") for text in inputs))
+    assert find_duplicates([ours], [theirs]) == [Duplicate("a/x", "b/y", "tests")]
+    assert find_duplicates([msgspec.structs.replace(ours, tests=ours.tests[:2])], [theirs]) == []
+
+
+def test_one_long_input_is_no_coincidence() -> None:
+    long = ProblemTest(" ".join(map(str, range(100))), "4950")
+    ours, theirs = Problem("a/x", "a", "Sum.", (long,)), Problem("b/y", "b", "Total.", (long,))
+    assert find_duplicates([ours], [theirs]) == [Duplicate("a/x", "b/y", "tests")]
 
 
 def test_planted_tests_are_found_where_inputs_say_enough() -> None:
@@ -107,9 +142,11 @@ def test_the_command_writes_what_is_left_to_train_on(tmp_path: Path, capsys: pyt
     parser = argparse.ArgumentParser()
     register(parser.add_subparsers())
     words = ["problems", "dedup", f"jsonl:{train}", "--against", "builtin", "--output", str(tmp_path / "kept.jsonl")]
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args([*words, "--report", str(tmp_path / "pairs.jsonl")])
     assert arguments.run(arguments) == 0
     out = capsys.readouterr().out
     assert "1 of 2 problems kept" in out
     assert "1 by near statement" in out
     assert [problem.id for problem in load_problems([f"jsonl:{tmp_path / 'kept.jsonl'}"])] == ["x/new"]
+    [pair] = msgspec.json.Decoder(Duplicate).decode_lines((tmp_path / "pairs.jsonl").read_bytes())
+    assert (pair.problem_id, pair.duplicate_of) == (planted.id, PROBLEMS[7].id)

@@ -120,7 +120,7 @@ def test_what_is_kept_is_sound_and_stays_as_it_is(verified: tuple[Problems, Path
     kept, _ = apply_manifest(*verified)
     reports = {report.problem_id: report for report in verify(list(kept)[:4], judge)}
     assert all(report.right_accepted == report.num_right for report in reports.values())
-    assert all(report.bad_tests == () and report.time_factor == 1.0 for report in reports.values())
+    assert all(report.bad_tests == () and report.time_factor < 1.3 for report in reports.values())
 
 
 class CountingJudge:

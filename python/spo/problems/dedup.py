@@ -1,28 +1,37 @@
 """Duplicates: problems of one collection that are, in other words or not, problems of another.
 
 Training on a problem and then evaluating on it measures memory; data sets overlap, and TACO holds much of
-CodeContests. A pair is found by its contest, its statement or its tests, and the finding says which. Rewritten and
-translated statements are only found by their contest or their tests.
+CodeContests. A pair is found by its contest, its statement or the inputs of its tests, and the finding says which.
+Rewritten and translated statements are only found by their contest or their tests. Both sides are read once, a problem
+at a time; only digests of the second side are kept.
 """
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from spo.problems.schema import Problem
 
-_NGRAM_WORDS = 6
+STATEMENT_THRESHOLD = 0.4
+"""Of 70 different problems no two share more than a third of their n-grams; replacing every tenth word leaves more."""
+TESTS_THRESHOLD = 0.5
+_NGRAM_WORDS = 4
 _MIN_NGRAMS = 12
 """Shorter statements are compared as a whole only: a few n-grams may well be a phrase that many problems use."""
 _COMMON = 20
 """An n-gram of more problems than this is a phrase of the trade, and says nothing."""
 _MIN_INPUT_CHARACTERS = 10
 """Tests with shorter inputs ("3") are shared by problems that have nothing to do with each other."""
+_LONG_INPUT_CHARACTERS = 150
+"""A longer input is no coincidence: it counts as much as three."""
 _MIN_SHARED_TESTS = 3
 
+_MARKUP = re.compile(r"\\[a-zA-Z]+|</?[a-zA-Z][^<>]*>")
+"""LaTeX's commands, and HTML."""
 _CODEFORCES = re.compile(r"codeforces\.com/(?:contest|problemset/problem|gym)/(\d+)/(?:problem/)?([A-Z]\d?)", re.I)
 
 
@@ -32,7 +41,8 @@ class Duplicate(msgspec.Struct, frozen=True):
     Attributes:
         problem_id: The problem to leave out.
         duplicate_of: The problem that it duplicates.
-        reason: `"id"`, `"contest"`, `"statement"` (equal words), `"near statement"` or `"tests"`.
+        reason: `"id"`, `"contest"`, `"exact statement"`, `"statement"` (equal but for case, punctuation, layout and
+            LaTeX), `"near statement"` or `"tests"` (inputs).
         score: The share of what the smaller of the two has that the other has too, in (0, 1].
     """
 
@@ -43,10 +53,10 @@ class Duplicate(msgspec.Struct, frozen=True):
 
 
 def find_duplicates(
-    problems: Sequence[Problem],
-    against: Sequence[Problem],
-    statement_threshold: float = 0.5,
-    tests_threshold: float = 0.5,
+    problems: Iterable[Problem],
+    against: Iterable[Problem],
+    statement_threshold: float = STATEMENT_THRESHOLD,
+    tests_threshold: float = TESTS_THRESHOLD,
 ) -> list[Duplicate]:
     """Find the problems that duplicate one of `against`; for each only the surest finding, in the problems' order.
 
@@ -54,18 +64,24 @@ def find_duplicates(
         problems: The problems to clean, as a rule those to train on.
         against: The problems that must not be among them.
         statement_threshold: Share of the smaller statement's n-grams from which statements are near.
-        tests_threshold: Share of the smaller suite's tests from which suites are the same.
+        tests_threshold: Share of the smaller suite's test inputs from which suites are the same.
     """
-    finder = _Finder(against, statement_threshold, tests_threshold)
+    finder = DuplicateFinder(against, statement_threshold, tests_threshold)
     findings = (finder.find(problem) for problem in problems)
     return [finding for finding in findings if finding is not None]
 
 
-class _Finder:
-    """The problems that must not be duplicated, by everything they can be recognised by."""
+class DuplicateFinder:
+    """The problems that must not be duplicated, by everything they can be recognised by; see `find_duplicates`."""
 
-    def __init__(self, against: Sequence[Problem], statement_threshold: float, tests_threshold: float):
+    def __init__(
+        self,
+        against: Iterable[Problem],
+        statement_threshold: float = STATEMENT_THRESHOLD,
+        tests_threshold: float = TESTS_THRESHOLD,
+    ) -> None:
         self._ids: set[str] = set()
+        self._exact: dict[bytes, str] = {}
         self._contests: dict[str, str] = {}
         self._statements: dict[bytes, str] = {}
         self._ngrams = _Overlap(_MIN_NGRAMS)
@@ -75,18 +91,24 @@ class _Finder:
             self._ids.add(problem.id)
             if contest := _contest(problem):
                 self._contests[contest] = problem.id
-            self._statements[_statement(problem)] = problem.id
-            self._ngrams.add(problem.id, _ngrams(problem))
+            words = _words(problem)
+            self._exact[_digest(problem.statement)] = problem.id
+            self._statements[_digest(" ".join(words))] = problem.id
+            self._ngrams.add(problem.id, _ngrams(words))
             self._tests.add(problem.id, _tests(problem))
 
     def find(self, problem: Problem) -> Duplicate | None:
+        """The surest finding about a problem, if there is any."""
         if problem.id in self._ids:
             return Duplicate(problem.id, problem.id, "id")
         if match := self._contests.get(_contest(problem)):
             return Duplicate(problem.id, match, "contest")
-        if match := self._statements.get(_statement(problem)):
+        if match := self._exact.get(_digest(problem.statement)):
+            return Duplicate(problem.id, match, "exact statement")
+        words = _words(problem)
+        if match := self._statements.get(_digest(" ".join(words))):
             return Duplicate(problem.id, match, "statement")
-        match, score = self._ngrams.best(_ngrams(problem))
+        match, score = self._ngrams.best(_ngrams(words))
         if match and score >= self._thresholds[0]:
             return Duplicate(problem.id, match, "near statement", score)
         match, score = self._tests.best(_tests(problem))
@@ -133,24 +155,28 @@ def _contest(problem: Problem) -> str:
 
 
 def _words(problem: Problem) -> list[str]:
-    return re.findall(r"[^\W_]+", problem.statement.lower())
+    """The words of the statement, whatever way formulas and pictures are written."""
+    text = _MARKUP.sub(" ", unicodedata.normalize("NFKC", problem.statement))
+    return re.findall(r"[^\W_]+", text.lower())
 
 
-def _statement(problem: Problem) -> bytes:
-    return _digest(" ".join(_words(problem)))
-
-
-def _ngrams(problem: Problem) -> frozenset[bytes]:
-    words = _words(problem)
+def _ngrams(words: Sequence[str]) -> frozenset[bytes]:
     return frozenset(
         _digest(" ".join(words[start : start + _NGRAM_WORDS])) for start in range(len(words) - _NGRAM_WORDS + 1)
     )
 
 
 def _tests(problem: Problem) -> frozenset[bytes]:
-    """The tests with their white space evened out."""
-    pairs = ((" ".join(test.input.split()), " ".join(test.output.split())) for test in problem.tests)
-    return frozenset(_digest("\0".join(pair)) for pair in pairs if len(pair[0]) >= _MIN_INPUT_CHARACTERS)
+    """The inputs with their white space evened out: outputs are often written in another way."""
+    return frozenset(_digest(feature) for test in problem.tests for feature in _input_features(test.input))
+
+
+def _input_features(text: str) -> Iterator[str]:
+    even = " ".join(text.split())
+    if len(even) >= _MIN_INPUT_CHARACTERS:
+        yield even
+    if len(even) >= _LONG_INPUT_CHARACTERS:
+        yield from (f"{number}\0{even}" for number in range(1, _MIN_SHARED_TESTS))
 
 
 def _digest(text: str) -> bytes:
