@@ -132,6 +132,25 @@ def test_a_dry_run_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL)
 
 
+def test_ppo_holds_a_value_model_besides() -> None:
+    spo, ppo = (make_plan(load_config(f"llama31-8b-codecontests{form}")).trainer_bytes for form in ("", "-ppo"))
+    parameters = KNOWN["meta-llama/Llama-3.1-8B-Instruct"].parameters
+    held = ppo["value model with gradients and moments, float32 shard"]
+    assert held == pytest.approx(16 * parameters / 64, rel=1e-6)
+    assert {name: value for name, value in ppo.items() if not name.startswith("value model")} == spo
+
+
+def test_the_papers_baseline_is_sampled_on_policy_with_new_weights_every_step() -> None:
+    config = load_config("llama31-8b-codecontests-ppo")
+    assert config.objective.name == "ppo"
+    sampling = config.sampling
+    assert (sampling.temperature_min, sampling.temperature_max, sampling.top_p) == (1.0, 1.0, 1.0)
+    assert (config.weights.model_update_interval, config.batch.online_fraction) == (1, 1.0)
+    spo = load_config("llama31-8b-codecontests")
+    assert config.objective.beta == spo.objective.beta
+    assert (config.optimizer, config.trainer, config.evaluation) == (spo.optimizer, spo.trainer, spo.evaluation)
+
+
 @pytest.mark.parametrize("preset", PAPER)
 def test_the_papers_presets_have_every_value_of_its_section_5(preset: str) -> None:
     config = load_config(preset)

@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainer_harness import FakeOrchestrator, make_model, make_run, serving
+from trainer_harness import FakeOrchestrator, make_batch, make_model, make_run, serving
 from transformers import AutoModelForCausalLM
 
 from spo.errors import ConnectionLost, RunFailed
 from spo.objective_rules import SAMPLED
+from spo.trainer.export import export_checkpoint
+from spo.trainer.learner import Learner
 from spo.trainer.loop import train
 from spo.trainer.objectives import OBJECTIVES
 from spo.trainer.parallel import Ranks, start_ranks, stop_ranks
+from spo.trainer.policy import load_policy, load_value_model
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +201,46 @@ def test_every_objective_trains(name: str, tmp_path: Path, model: Path, ranks: R
     assert run.told.metrics[1]["loss/log_ratio"] == 0.0
     assert run.told.metrics[2]["loss/log_ratio"] != 0.0
     assert all(np.isfinite(value) for value in run.told.metrics[2].values())
+
+
+PPO = (
+    "objective.name=ppo",
+    "sampling.temperature_min=1.0",
+    "sampling.temperature_max=1.0",
+    "sampling.top_p=1.0",
+    "batch.online_fraction=1.0",
+)
+
+
+def test_ppo_trains_a_value_model_beside_the_policy_and_resumes_both_to_the_bit(
+    tmp_path: Path, model: Path, ranks: Ranks
+) -> None:
+    whole = run_one_rank(tmp_path / "whole", model, ranks, *PPO)
+    resumed = run_one_rank(interrupted_at_step_3(whole, tmp_path / "resumed"), model, ranks, *PPO)
+    for step in (4, 5, 6):
+        for name in ("loss/objective", "loss/value", "loss/gradient_norm"):
+            assert resumed.told.metrics[step][name] == whole.told.metrics[step][name]
+    expected = whole.policy()
+    assert all(torch.equal(weight, expected[name]) for name, weight in resumed.policy().items())
+    # The value model is neither published nor part of the final policy.
+    assert set(whole.told.snapshots[6]) == set(expected) - {"lm_head.weight"}
+    exported = tmp_path / "exported"
+    export_checkpoint(whole.run_dir / "checkpoints" / "step-00000006", str(model), exported)
+    weights = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32).state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights.items())
+
+
+def test_the_value_model_learns_the_returns_of_a_batch_that_comes_again_and_again(
+    tmp_path: Path, model: Path, ranks: Ranks
+) -> None:
+    config = make_run(tmp_path / "run", model, *PPO, "optimizer.warmup_steps=0")
+    arguments = (str(model), config.model, config.batch.token_budget, ranks)
+    value_model = load_value_model(*arguments)
+    policy, reference = (load_policy(*arguments, trained=trained) for trained in (True, False))
+    learner = Learner(policy, reference, config, ranks, value_model)
+    batch = make_batch(1, 0, 1)
+    losses = [learner.step(batch)["loss/value"] for _ in range(12)]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_a_stop_ends_training_with_its_reason(tmp_path: Path, model: Path, ranks: Ranks) -> None:

@@ -85,6 +85,10 @@ class ObjectiveConfig(Section, frozen=True):
     failures either way, so that the optimum on complete responses is the same."""
     ratio_clip: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     """How far a token's probability may be from the sampler's, as a ratio, before a policy gradient leaves it alone."""
+    gae_lambda: Share = 0.95
+    """PPO: λ of the generalised advantage estimates."""
+    value_weight: PositiveFloat = 0.5
+    """PPO: weight of the value model's loss."""
 
 
 class OptimizerConfig(Section, frozen=True):

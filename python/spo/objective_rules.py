@@ -13,7 +13,7 @@ from spo.errors import ConfigError
 if TYPE_CHECKING:
     from spo.config import Config, ObjectiveConfig, ObjectiveTerm
 
-ObjectiveName = Literal["terminal_q", "reverse_q", "advantage", "mc_q", "policy_gradient", "grpo", "oapl"]
+ObjectiveName = Literal["terminal_q", "reverse_q", "advantage", "mc_q", "policy_gradient", "grpo", "oapl", "ppo"]
 LossName = Literal["cross_entropy", "squared"]
 WarpName = Literal["default", "none", "sigmoid", "tanh", "arctan", "asinh"]
 
@@ -33,7 +33,7 @@ The cross-entropy wants probabilities: values that are their logarithms, or the 
 no such logarithm.
 """
 
-SAMPLED = frozenset({"policy_gradient", "grpo", "oapl"})
+SAMPLED = frozenset({"policy_gradient", "grpo", "oapl", "ppo"})
 """No regressions: they learn from the log-probabilities that the sampler drew each token with."""
 GROUPED = frozenset({"grpo", "oapl"})
 """Of these, the ones that compare the responses to a problem that were sampled together."""
@@ -57,6 +57,11 @@ def resolve_warp(name: str, loss: str, warp: str) -> str:
     if warp != "default" and warp not in allowed:
         raise ValueError(f"warp {warp!r}: {name} with loss {loss} takes {' or '.join(allowed)}")
     return allowed[0] if warp == "default" else warp
+
+
+def needs_values(config: ObjectiveConfig) -> bool:
+    """Whether a value model is trained beside the policy."""
+    return any(term.name == "ppo" for _, term in objective_terms(config))
 
 
 def check_objective(config: Config) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from spo.config import Config
 from spo.model_shapes import ModelShape, shape_of
-from spo.objective_rules import objective_terms
+from spo.objective_rules import needs_values, objective_terms
 
 GIB = 1 << 30
 _FLOAT32 = 4
@@ -62,6 +62,14 @@ def _trainer_bytes(config: Config, shape: ModelShape, num_gpus: int) -> dict[str
     gathered = shape.root_parameters + _GATHERED_LAYERS * shape.layer_parameters
     # A unit's gradients exist whole, as computed and in float32, until they are reduced.
     largest_unit = max(shape.root_parameters, shape.layer_parameters)
+    value_model = {}
+    if needs_values(config.objective):
+        # Of the policy's size, but for the output head; its activations are held together with the policy's.
+        value_model = {
+            "value model with gradients and moments, float32 shard": (2 + _ADAM_MOMENTS) * _FLOAT32 * shard,
+            "value model, gathered": width * gathered,
+            "value model's activations": _activation_bytes(config, shape, width),
+        }
     return {
         "policy, float32 shard": _FLOAT32 * shard,
         "gradients, float32 shard": _FLOAT32 * shard,
@@ -73,6 +81,7 @@ def _trainer_bytes(config: Config, shape: ModelShape, num_gpus: int) -> dict[str
         "logits of a chunk": config.model.logprob_chunk_tokens
         * shape.vocabulary
         * (_FLOAT32 + (width if width < _FLOAT32 else 0)),
+        **value_model,
     }
 
 

@@ -39,7 +39,7 @@ class Checkpoints:
         matches = (_NAME.fullmatch(entry.name) for entry in self._directory.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
-    def save(self, step: int, policy: nn.Module, optimizer: Optimizer, orchestrator_state: bytes) -> None:
+    def save(self, step: int, trained: nn.Module, optimizer: Optimizer, orchestrator_state: bytes) -> None:
         """Writes the checkpoint of `step`; all ranks call this, rank 0 with the orchestrator's state.
 
         When it returns on rank 0, the checkpoint is whole and durable.
@@ -52,7 +52,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         barrier()
-        model_state, optimizer_state = get_state_dict(policy, optimizer)
+        model_state, optimizer_state = get_state_dict(trained, optimizer)
         # Returns when every rank's part is written and synchronised.
         state_dict_saver.save({"policy": model_state, "optimizer": optimizer_state}, checkpoint_id=partial)
         if self._ranks.is_first:
@@ -64,16 +64,16 @@ class Checkpoints:
             _sync_directory(self._directory)
             self._remove_old()
 
-    def load(self, step: int, policy: nn.Module, optimizer: Optimizer) -> bytes:
-        """Puts policy and optimiser back to what they were at `step`; all ranks call this.
+    def load(self, step: int, trained: nn.Module, optimizer: Optimizer) -> bytes:
+        """Puts what is trained and its optimiser back to what they were at `step`; all ranks call this.
 
         Returns:
             The orchestrator's state of that step.
         """
         path = self._path(step)
-        model_state, optimizer_state = get_state_dict(policy, optimizer)
+        model_state, optimizer_state = get_state_dict(trained, optimizer)
         state_dict_loader.load({"policy": model_state, "optimizer": optimizer_state}, checkpoint_id=path)
-        set_state_dict(policy, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state)
+        set_state_dict(trained, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state)
         return (path / STATE_FILE).read_bytes()
 
     def _path(self, step: int) -> Path:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -45,9 +46,11 @@ def export_checkpoint(checkpoint: Path, reference_path: str, directory: Path) ->
     """
     model = AutoModelForCausalLM.from_pretrained(reference_path, dtype=torch.float32, local_files_only=True)
     weights: dict[str, Tensor] = model.state_dict()
-    # The names under which `Checkpoints` keeps the weights of a `Policy`.
-    wanted = {"policy": {f"model.{name}": weight for name, weight in weights.items()}}
     try:
+        # The names under which `Checkpoints` keeps a `Policy`, alone or beside a value model.
+        kept = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+        prefix = "policy." if any(name.startswith("policy.policy.") for name in kept) else ""
+        wanted = {"policy": {f"{prefix}model.{name}": weight for name, weight in weights.items()}}
         with warnings.catch_warnings():
             # That there is no process group is just what is asked for.
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")

@@ -19,14 +19,14 @@ from spo.errors import RunFailed
 from spo.trainer.batches import MicroBatch, micro_batches
 from spo.trainer.objectives import Metrics, make_objective
 from spo.trainer.parallel import Ranks, sum_over_ranks
-from spo.trainer.policy import Policy
+from spo.trainer.policy import Policy, ValueModel
 from spo.types import Batch
 
 
-def make_optimizer(policy: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the policy's float32 masters."""
+def make_optimizer(trained: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over float32 masters."""
     return torch.optim.AdamW(
-        policy.parameters(),
+        trained.parameters(),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
@@ -41,11 +41,18 @@ def learning_rate(step: int, config: OptimizerConfig) -> float:
 
 
 class Learner:
-    """The policy in training, its frozen reference and its optimiser."""
+    """The policy in training, its frozen reference and its optimiser; with PPO a value model besides."""
 
-    def __init__(self, policy: Policy, reference: Policy, config: Config, ranks: Ranks) -> None:
-        self.policy = policy
-        self.optimizer = make_optimizer(policy, config.optimizer)
+    def __init__(
+        self, policy: Policy, reference: Policy, config: Config, ranks: Ranks, value_model: ValueModel | None = None
+    ) -> None:
+        self.trained: nn.Module = policy
+        """All that is trained: what a checkpoint holds."""
+        if value_model is not None:
+            self.trained = nn.ModuleDict({"policy": policy, "value": value_model})
+        self.optimizer = make_optimizer(self.trained, config.optimizer)
+        self._policy = policy
+        self._value_model = value_model
         self._reference = reference
         self._objective = make_objective(config.objective)
         self._config = config
@@ -82,7 +89,10 @@ class Learner:
         inputs = (micro.tokens_RT, micro.position_ids_RT, micro.response_index_N)
         with torch.no_grad():
             reference_logprobs_N = self._reference(*inputs)
-        policy_logprobs_N = self.policy(*inputs)
+        policy_logprobs_N = self._policy(*inputs)
+        extras = micro.extras
+        if self._value_model is not None:
+            extras = {**extras, "value_BT": micro.by_trajectory(self._value_model(*inputs))}
         loss, metrics = self._objective(
             micro.by_trajectory(policy_logprobs_N),
             micro.by_trajectory(reference_logprobs_N),
@@ -90,7 +100,7 @@ class Learner:
             micro.reward_B,
             micro.initial_value_B,
             sources=micro.sources,
-            **micro.extras,
+            **extras,
         )
         # Rows without a trajectory go through backward too, so that the ranks' collectives match.
         share = len(micro.reward_B) / num_trajectories
@@ -108,7 +118,7 @@ class Learner:
 
     def _gradients(self) -> list[Tensor]:
         """This rank's shard of every gradient."""
-        gradients = (parameter.grad for parameter in self.policy.parameters())
+        gradients = (parameter.grad for parameter in self.trained.parameters())
         return [
             gradient.to_local() if isinstance(gradient, DTensor) else gradient
             for gradient in gradients

@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 
 from spo.config import Config
+from spo.objective_rules import needs_values
 from spo.rundir import POLICY_DIR, read_model
 from spo.trainer.checkpoint import Checkpoints
 from spo.trainer.client import OrchestratorClient
 from spo.trainer.export import save_policy
 from spo.trainer.learner import Learner
 from spo.trainer.parallel import Ranks
-from spo.trainer.policy import load_policy
+from spo.trainer.policy import load_policy, load_value_model
 from spo.trainer.publish import VersionPublisher
 from spo.weights import WeightPublisher
 from spo.wire import read_token
@@ -35,13 +36,16 @@ def train(config: Config, run_dir: Path, ranks: Ranks) -> None:
     path = read_model(run_dir).path
     policy = load_policy(path, config.model, config.batch.token_budget, ranks, trained=True)
     reference = load_policy(path, config.model, config.batch.token_budget, ranks, trained=False)
-    learner = Learner(policy, reference, config, ranks)
+    value_model = None
+    if needs_values(config.objective):
+        value_model = load_value_model(path, config.model, config.batch.token_budget, ranks)
+    learner = Learner(policy, reference, config, ranks, value_model)
 
     checkpoints = Checkpoints(run_dir / CHECKPOINTS_DIR, config.trainer.keep_checkpoints, ranks)
     first, state = 0, b""
     if saved := checkpoints.steps():
         first = saved[-1]
-        state = checkpoints.load(first, policy, learner.optimizer)
+        state = checkpoints.load(first, learner.trained, learner.optimizer)
 
     with (
         _publisher(config, run_dir, ranks) as publisher,
@@ -81,7 +85,7 @@ def _checkpoint(
     step: int, checkpoints: Checkpoints, learner: Learner, orchestrator: OrchestratorClient, ranks: Ranks
 ) -> None:
     state = orchestrator.saved_state(step) if ranks.is_first else b""
-    checkpoints.save(step, learner.policy, learner.optimizer, state)
+    checkpoints.save(step, learner.trained, learner.optimizer, state)
     if ranks.is_first:
         orchestrator.checkpoint_saved(step)
 

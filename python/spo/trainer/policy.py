@@ -10,6 +10,7 @@ Shapes: R rows, T tokens in a row, N tokens asked for, D hidden size.
 from __future__ import annotations
 
 import functools
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from spo.errors import ConfigError
 from spo.trainer.attention import ATTENTION, find_packing
 from spo.trainer.logprobs import token_logprobs
 from spo.trainer.parallel import Ranks, shard
+
+Kind = TypeVar("Kind", bound="Policy")
 
 _UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings of models whose logits are more than the product of hidden state and head."""
@@ -54,23 +57,46 @@ class Policy(nn.Module):
         Returns:
             Float32 [N].
         """
+        hidden_ND = self.hidden_before(tokens_RT, position_ids_RT, index_N)
+        target_N = tokens_RT.flatten()[index_N]
+        head_VD = self.model.get_output_embeddings().weight
+        return token_logprobs(hidden_ND, head_VD, target_N, self.logprob_chunk_tokens)
+
+    def hidden_before(self, tokens_RT: Tensor, position_ids_RT: Tensor, index_N: Tensor) -> Tensor:
+        """The last hidden state before each token asked for, which is what the token is predicted from: [N, D]."""
         hidden_RTD = self.model.base_model(
             input_ids=tokens_RT,
             position_ids=position_ids_RT,
             use_cache=False,
             packing=find_packing(position_ids_RT, self.compute_dtype, self.head_size),
         ).last_hidden_state
-        # A token is predicted from the hidden state just before it.
-        hidden_ND = hidden_RTD.flatten(0, 1)[index_N - 1]
-        target_N = tokens_RT.flatten()[index_N]
-        head_VD = self.model.get_output_embeddings().weight
-        return token_logprobs(hidden_ND, head_VD, target_N, self.logprob_chunk_tokens)
+        hidden_ND: Tensor = hidden_RTD.flatten(0, 1)[index_N - 1]
+        return hidden_ND
 
     def recompute_layers(self) -> None:
         """Keeps only each layer's input for the backward pass, and computes the rest again there."""
         for layer in self.layers:
             # In place of `forward`, not around the module: FSDP's hooks must not run twice. Nothing random is inside.
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+class ValueModel(Policy):
+    """PPO's value model: a policy whose output head is a single number, the value of the state before each token."""
+
+    def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype, logprob_chunk_tokens: int) -> None:
+        """Takes the model's body; the head starts at value 0 everywhere."""
+        super().__init__(model, compute_dtype, logprob_chunk_tokens)
+        self.model = model.base_model
+        self.head = nn.Linear(model.config.hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens_RT: Tensor, position_ids_RT: Tensor, index_N: Tensor) -> Tensor:
+        """The value before each token asked for: float32 [N]; arguments as for a policy."""
+        hidden_ND = self.hidden_before(tokens_RT, position_ids_RT, index_N)
+        value_N1: Tensor = self.head(hidden_ND)
+        # A sum of one, not a view: FSDP hooks onto what this returns.
+        return value_N1.float().sum(dim=1)
 
 
 def load_policy(path: str, config: ModelConfig, max_tokens: int, ranks: Ranks, *, trained: bool) -> Policy:
@@ -87,6 +113,15 @@ def load_policy(path: str, config: ModelConfig, max_tokens: int, ranks: Ranks, *
     Raises:
         ConfigError: The folder holds no causal language model that this trainer can score.
     """
+    return _load(Policy, path, config, max_tokens, ranks, trained)
+
+
+def load_value_model(path: str, config: ModelConfig, max_tokens: int, ranks: Ranks) -> ValueModel:
+    """A value model with the body of the policy before training; arguments and errors as for `load_policy`."""
+    return _load(ValueModel, path, config, max_tokens, ranks, trained=True)
+
+
+def _load(kind: type[Kind], path: str, config: ModelConfig, max_tokens: int, ranks: Ranks, trained: bool) -> Kind:
     compute_dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     dtype = torch.float32 if trained else compute_dtype
     logging.disable_progress_bar()
@@ -97,7 +132,7 @@ def load_policy(path: str, config: ModelConfig, max_tokens: int, ranks: Ranks, *
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path: no causal language model can be loaded from {path}: {error}") from error
     _check_supported(model, max_tokens)
-    policy = Policy(model, compute_dtype, config.logprob_chunk_tokens)
+    policy = kind(model, compute_dtype, config.logprob_chunk_tokens)
     policy.requires_grad_(trained)
     if trained and config.gradient_checkpointing:
         policy.recompute_layers()

@@ -20,6 +20,7 @@ from spo.config import ObjectiveConfig, ObjectiveTerm
 from spo.objective_rules import objective_terms
 from spo.trainer.objectives.common import Metrics, advantages, by_outcome, value_metrics
 from spo.trainer.objectives.policy_gradient import grpo, oapl, policy_gradient
+from spo.trainer.objectives.ppo import ppo
 from spo.trainer.objectives.regression import advantage, mc_q, reverse_q, terminal_q
 
 OBJECTIVES: dict[str, Callable[..., tuple[Tensor, Metrics]]] = {
@@ -30,6 +31,7 @@ OBJECTIVES: dict[str, Callable[..., tuple[Tensor, Metrics]]] = {
     "policy_gradient": policy_gradient,
     "grpo": grpo,
     "oapl": oapl,
+    "ppo": ppo,
 }
 """All objectives, under the names that `objective.name` takes."""
 
@@ -38,6 +40,7 @@ _TENSORS: dict[str, tuple[str, ...]] = {
     "policy_gradient": ("behavior_logprobs_BT",),
     "grpo": ("behavior_logprobs_BT", "group_success_rate_B"),
     "oapl": ("behavior_logprobs_BT", "group_success_rate_B"),
+    "ppo": ("behavior_logprobs_BT", "value_BT"),
 }
 """What an objective takes beyond the five tensors that all take."""
 _SETTINGS: dict[str, tuple[str, ...]] = {
@@ -45,6 +48,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "policy_gradient": ("ratio_clip",),
     "grpo": ("ratio_clip",),
     "oapl": (),
+    "ppo": ("ratio_clip", "gae_lambda", "value_weight"),
 }
 """Which settings an objective takes beyond `beta` and `clip_epsilon`: loss and warp, unless said here."""
 _LOSS_METRICS = ("loss/objective", "loss/objective_success", "loss/objective_failure")

@@ -49,7 +49,9 @@ def ppo(
         beta: Weight of the divergence in the reward.
         behavior_logprobs_BT: ln of the probability that each token was drawn with.
         value_BT: The value model's; carries its gradient.
-        old_logprobs_BT: ln πθ when the first epoch over this batch began; now, unless given.
+        old_logprobs_BT: What πθ is clipped to; the sampler's, unless given. Then the ratio itself is the importance
+            weight, as in the paper; if it is a policy between the two, the loss is weighted by its ratio to the
+            sampler's besides.
         old_value_BT: The values then; now, unless given.
         ratio_clip: How far πθ may move away from `old_logprobs_BT`.
         value_clip: How far values may move away from `old_value_BT`.
@@ -57,7 +59,7 @@ def ppo(
         gae_lambda: λ of the advantage estimates.
         clip_epsilon: For the metric only.
     """
-    old_BT = policy_logprobs_BT.detach() if old_logprobs_BT is None else old_logprobs_BT
+    old_BT = behavior_logprobs_BT if old_logprobs_BT is None else old_logprobs_BT
     baseline_BT = value_BT.detach() if old_value_BT is None else old_value_BT
     token_reward_BT = soft_rewards(old_BT, reference_logprobs_BT, mask_BT, reward_B, beta=beta)
     advantage_BT, return_BT = generalised_advantages(token_reward_BT, baseline_BT, mask_BT, gae_lambda=gae_lambda)
