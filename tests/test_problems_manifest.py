@@ -43,6 +43,7 @@ PROBLEMS = [
     a_problem("several answers", (ProblemTest("b c a\n", "a b c\n"), ProblemTest("x\n", "x\n")), *ANY_ORDER),
     a_problem("slow", TESTS, SLOW, time_limit_s=0.2),
     a_problem("too slow", TESTS, SLOW, time_limit_s=0.05),
+    a_problem("package missing", TESTS, Solution("python", "import no_such_package\n", True)),
     a_problem("unknown", TESTS, Solution("cpp", "int main() {}", True)),
     a_problem("weak", (TESTS[0],), *RIGHT, Solution("python", "print(int(input()) + 1)\n", False)),
 ]
@@ -77,6 +78,7 @@ def test_every_planted_fault_is_in_the_manifest(verified: tuple[Problems, Path])
         "all bad": "all their tests are bad",
         "several answers": "they have several right answers",
         "too slow": "no right solution is accepted",
+        "package missing": "no right solution is accepted",
     }
     reports = {name: entry.report for name, entry in entries.items()}
     assert {name: report.bad_tests for name, report in reports.items() if report.bad_tests} == {
@@ -101,8 +103,8 @@ def test_training_leaves_out_what_is_bad_and_keeps_the_rest_without_bad_tests(
     problems, path = verified
     kept, left_out = apply_manifest(problems, path)
     assert kept.ids == KEPT
-    assert sum(left_out.values()) == 3
-    assert "left out 1 of 9 problems: they have several right answers" in caplog.text
+    assert sum(left_out.values()) == 4
+    assert "left out 1 of 10 problems: they have several right answers" in caplog.text
     by_id = {problem.id: problem for problem in kept}
     assert by_id["a/good"] == PROBLEMS[0]
     assert by_id["a/bad test"].tests == TESTS

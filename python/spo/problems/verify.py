@@ -47,7 +47,8 @@ class ProblemReport(msgspec.Struct, frozen=True):
         right_accepted_after: How many without the bad tests and under the calibrated limit.
         num_wrong: Wrong Python solutions that were judged.
         wrong_refused: How many of them were refused, without the bad tests and under the calibrated limit.
-        bad_tests: Tests that more than half of the right solutions fail by one answer, or by crashing.
+        bad_tests: Tests that more than half of the right solutions fail by one answer, or by crashing; solutions that
+            crash on all tests are not asked.
         disputed_tests: Other tests that right solutions fail by their answers.
         has_several_answers: Right solutions give two or more different answers to a test beside the expected one, or
             half of them give others: the problem seems to have several right answers, which its checker does not know.
@@ -142,8 +143,10 @@ class _Findings:
         self._bad: list[str] = []
         self._disputed: list[str] = []
         self._has_several_answers = False
+        # A program that crashes on all tests lacks something here (a package, say), and says nothing about any.
+        voters = [one for one in self._right if any(test.verdict != Verdict.RUNTIME_ERROR for test in one.tests)]
         for index, test in enumerate(problem.tests):
-            self._look_at(label_of(index, test), [one.tests[index] for one in self._right if index < len(one.tests)])
+            self._look_at(label_of(index, test), [one.tests[index] for one in voters if index < len(one.tests)])
         without_bad = [self._results(judgement) for judgement in self._right]
         times = [max(one.cpu_time_s for one in results) for results in without_bad if _all_accepted(results)]
         self._slowest = max(times, default=0.0)
@@ -181,7 +184,7 @@ class _Findings:
         answers = Counter(
             " ".join(result.stdout_head.split()) for result in failed if result.verdict == Verdict.WRONG_ANSWER
         )
-        num_answers, num_right = sum(answers.values()), len(self._right)
+        num_answers, num_right = sum(answers.values()), len(results)
         agree = bool(answers) and max(answers.values()) * 2 > num_right
         if agree or (len(failed) * 2 > num_right and len(answers) <= 1):
             self._bad.append(label)
