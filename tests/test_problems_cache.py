@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -10,10 +11,12 @@ import time
 from pathlib import Path
 
 import msgspec
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from spo.errors import ProblemError
-from spo.problems import Problem, Problems, ProblemTest, Solution, cache, load_problems, suite_hash
+from spo.problems import ById, Problem, Problems, ProblemTest, Solution, cache, load_problems, suite_hash
 from spo.problems.archive import Archive, ArchiveError, ArchiveWriter
 from spo.problems.info import info_of
 
@@ -72,7 +75,7 @@ def test_tests_are_only_read_when_a_problem_is_asked_for(tmp_path: Path, monkeyp
     problems = load_problems([write(tmp_path / "p.jsonl", PROBLEMS)])
     read: list[int] = []
     original = Archive.read
-    monkeypatch.setattr(Archive, "read", lambda self, index: read.append(index) or original(self, index))
+    monkeypatch.setattr(Archive, "read", lambda self, index, *more: read.append(index) or original(self, index, *more))
     assert len(problems.ids) == len(list(problems.heads())) == 20
     assert problems.where(lambda info: info.num_tests == 2).ids == problems.ids
     suite_hash(problems)
@@ -222,6 +225,58 @@ def test_an_archive_is_smaller_than_its_tests(tmp_path: Path) -> None:
     load_problems([write(tmp_path / "p.jsonl", [Problem("a/b", "a", "Do.", tests)])])
     [archive] = archives()
     assert archive.stat().st_size < sum(len(test.input) for test in tests) / 10
+
+
+def test_problems_are_had_by_id_and_without_their_solutions(tmp_path: Path) -> None:
+    problems = load_problems([write(tmp_path / "p.jsonl", PROBLEMS)])
+    whole, judged = ById(problems), ById(problems, with_solutions=False)
+    assert list(whole) == problems.ids
+    assert whole["a/3"] == PROBLEMS[3]
+    assert judged["a/3"] == msgspec.structs.replace(PROBLEMS[3], solutions=())
+    with pytest.raises(KeyError):
+        whole["a/99"]
+
+
+MEASURE = """
+import resource, sys, zlib
+import pyarrow, pyarrow.parquet
+from spo.problems import cache, load_problems
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+problems = load_problems([sys.argv[1]])
+assert len(archives := list((cache.cache_folder() / "problems").iterdir())) == 1, archives
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(len(problems), sum(info.test_characters for info in problems.infos), grown // 1024)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "num_rows", "row_bytes", "most_mib"),
+    [("code_contests", 160, 1 << 20, 130), ("code_contests", 1, 50_000_000, 500), ("verl", 2, 50_000_000, 500)],
+)
+def test_data_sets_larger_than_memory_allows_are_read_row_by_row(
+    tmp_path: Path, source: str, num_rows: int, row_bytes: int, most_mib: int
+) -> None:
+    """160 MiB in one row group, and tests of 50 MB: what memory it takes depends on a row, not on the file."""
+    noise = random.Random(0).randbytes(row_bytes // 10).hex()  # So that the file is not compressed to nothing.
+    if source == "verl":
+        path = tmp_path / "rows.jsonl"
+        with path.open("w") as lines:
+            for index in range(num_rows):
+                truth = {"inputs": [noise * 5], "outputs": ["1"]}
+                row = {"prompt": "Do.", "reward_model": {"ground_truth": truth}, "extra_info": {"index": index}}
+                lines.write(json.dumps(row) + "\n")
+    else:
+        path = tmp_path / "rows.parquet"
+        empty = {"input": [], "output": []}
+        row = {"description": "Do.", "public_tests": empty, "private_tests": empty}
+        rows = [{**row, "name": str(n), "generated_tests": {"input": [f"{n}{noise * 5}"], "output": ["1"]}}
+                for n in range(num_rows)]  # fmt: skip
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, use_dictionary=False)
+    done = subprocess.run([sys.executable, "-c", MEASURE, f"{source}:{path}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    num, characters, grown_mib = map(int, done.stdout.split())
+    assert (num, characters >= num_rows * row_bytes * 0.99) == (num_rows, True)
+    assert grown_mib < most_mib
 
 
 def test_collections_can_be_filtered_joined_and_edited(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ class Parts:
         self.held_out_problems = (
             load_problems(config.problems.evaluation, config.seed) if config.problems.evaluation else Problems()
         )
-        self.problems = _by_id(self.training_problems, self.held_out_problems)
+        # Only the fake engine answers with known solutions; to all others workers need not be told them.
+        with_solutions = config.workers.engine == "fake"
+        self.problems = _by_id(self.training_problems, self.held_out_problems, with_solutions)
         self.experience = Experience(run_dir, tokenizer, config)
         self.too_long: dict[str, int] = {}
         """Training problems that were left out, with the tokens of their prompts."""
@@ -137,14 +139,14 @@ class Parts:
         }
 
 
-def _by_id(training: Problems, held_out: Problems) -> ById:
+def _by_id(training: Problems, held_out: Problems, with_solutions: bool) -> ById:
     content = {info.id: info.content_digest for info in training.infos}
     for info in held_out.infos:
         if content.get(info.id, info.content_digest) != info.content_digest:
             raise ProblemError(
                 f"problems.evaluation: {info.id!r} is in problems.train with other content; rename one of the two"
             )
-    return ById(training, held_out)
+    return ById(training, held_out, with_solutions=with_solutions)
 
 
 def _with_model(config: Config, path: str) -> Config:

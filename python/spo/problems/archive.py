@@ -136,15 +136,15 @@ class Archive:
         """
         return self._decode(self._entries[index].head, Problem)
 
-    def read(self, index: int) -> Problem:
-        """A whole problem.
+    def read(self, index: int, with_solutions: bool = True) -> Problem:
+        """A whole problem, or one without solutions.
 
         Raises:
             ArchiveError: The file is damaged there.
         """
         entry = self._entries[index]
         tests = tuple(ProblemTest(*row) for row in self._decode(entry.tests, list[_Row]))
-        solutions = self._decode(entry.solutions, tuple[Solution, ...])
+        solutions = self._decode(entry.solutions, tuple[Solution, ...]) if with_solutions else ()
         return msgspec.structs.replace(self.head(index), tests=tests, solutions=solutions)
 
     def _read_index(self) -> _Index:

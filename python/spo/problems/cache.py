@@ -82,9 +82,9 @@ class CachedShelf:
         """See `Shelf.head`."""
         return self._repaired(lambda: self._archive.head(index))
 
-    def read(self, index: int) -> Problem:
+    def read(self, index: int, with_solutions: bool = True) -> Problem:
         """See `Shelf.read`."""
-        return self._repaired(lambda: self._archive.read(index))
+        return self._repaired(lambda: self._archive.read(index, with_solutions))
 
     def _repaired(self, get: Callable[[], Problem]) -> Problem:
         try:

@@ -25,8 +25,8 @@ class Shelf(Protocol):
     def head(self, index: int) -> Problem:
         """One of them without tests and solutions."""
 
-    def read(self, index: int) -> Problem:
-        """One of them."""
+    def read(self, index: int, with_solutions: bool = True) -> Problem:
+        """One of them, or all but its solutions."""
 
 
 class MemoryShelf:
@@ -40,9 +40,10 @@ class MemoryShelf:
         """See `Shelf.head`."""
         return msgspec.structs.replace(self._problems[index], tests=(), solutions=())
 
-    def read(self, index: int) -> Problem:
+    def read(self, index: int, with_solutions: bool = True) -> Problem:
         """See `Shelf.read`."""
-        return self._problems[index]
+        problem = self._problems[index]
+        return problem if with_solutions else msgspec.structs.replace(problem, solutions=())
 
 
 class _Slot(msgspec.Struct, frozen=True, eq=False):
@@ -89,6 +90,12 @@ class Problems(Sequence[Problem]):
         """All problems without tests and solutions, one at a time."""
         return (self.head(index) for index in range(len(self)))
 
+    def read(self, index: int, with_solutions: bool = True) -> Problem:
+        """A problem, or all but its solutions: of popular problems they are most of the data."""
+        slot = self._slots[index]
+        problem = slot.shelf.read(slot.index, with_solutions)
+        return problem if slot.edit is None else slot.edit(problem)
+
     def where(self, keep: Callable[[ProblemInfo], bool]) -> "Problems":
         """Those whose info `keep` approves of."""
         return Problems(slot for slot in self._slots if keep(slot.info))
@@ -110,9 +117,7 @@ class Problems(Sequence[Problem]):
     def __getitem__(self, index: int | slice) -> "Problem | Problems":
         if isinstance(index, slice):
             return Problems(self._slots[index])
-        slot = self._slots[index]
-        problem = slot.shelf.read(slot.index)
-        return problem if slot.edit is None else slot.edit(problem)
+        return self.read(index)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Problems):
@@ -130,15 +135,16 @@ class Problems(Sequence[Problem]):
 class ById(Mapping[str, Problem]):
     """The problems of collections by id, read when they are asked for; the first of equal ids."""
 
-    def __init__(self, *collections: Sequence[Problem]) -> None:
-        self._places: dict[str, tuple[Sequence[Problem], int]] = {}
+    def __init__(self, *collections: Problems, with_solutions: bool = True) -> None:
+        self._with_solutions = with_solutions
+        self._places: dict[str, tuple[Problems, int]] = {}
         for problems in collections:
-            for index, info in enumerate(infos_of(problems)):
+            for index, info in enumerate(problems.infos):
                 self._places.setdefault(info.id, (problems, index))
 
     def __getitem__(self, problem_id: str) -> Problem:
         problems, index = self._places[problem_id]
-        return problems[index]
+        return problems.read(index, self._with_solutions)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
