@@ -256,7 +256,7 @@ def test_an_idle_judge_uses_no_cpu_time() -> None:
         ({"limits": Limits(wall_time_s=float("nan"))}, "limits.wall_time_s is NaN"),
         ({"limits": Limits(memory_bytes=1)}, "limits.memory_bytes is 1"),
         ({"limits": Limits(output_bytes=0)}, "limits.output_bytes is 0"),
-        ({"language": "cobol"}, "language is 'cobol'"),
+        ({"language": "cobol"}, 'language is "cobol"'),
     ],
 )
 def test_a_wrong_argument_is_named(judge: Judge, arguments: dict[str, object], complaint: str) -> None:

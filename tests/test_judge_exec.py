@@ -129,7 +129,7 @@ def test_many_threads_fit(judge: Judge, mode: str) -> None:
 
 
 def test_a_mode_that_does_not_fit_is_named(judge: Judge) -> None:
-    with pytest.raises(ValueError, match='runtime is "python cold"'):
+    with pytest.raises(ValueError, match='mode is "cold"'):
         judge.judge(DOUBLE, TESTS, mode="cold")
     with pytest.raises(ValueError, match="fn_name is for warm Python"):
         judge.judge("def add(x): return x", [TestCase(args=[1], output=1)], mode="exec", fn_name="add")

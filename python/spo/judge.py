@@ -79,6 +79,7 @@ class Submission:
     source: str | bytes
     tests: Sequence[TestCase]
     language: str = "python"
+    """`python`, or `cpp` (C++17; it needs a g++ or clang++ on this host)."""
     checker: str = "tokens"
     """`tokens`, `lines`, `exact`, `unordered`, `floats [TOLERANCE]`, `kattis [FLAGS]`, `code_contests [exact_int]`.
 
@@ -90,8 +91,8 @@ class Submission:
     """End at the first test that is not accepted, and that test at its first wrong token."""
     limits: Limits | None = None
     """None stands for the judge's own."""
-    mode: str = "warm"
-    """`warm`: each test in a fork of a warm interpreter. `exec`: each test in a `python3 solution.py` of its own."""
+    mode: str | None = None
+    """Python: `warm`, each test in a fork of a warm interpreter (the default), or `exec`, each in one of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ class Judge:
         fn_name: str | None = None,
         stop_on_first_failure: bool = True,
         limits: Limits | None = None,
-        mode: str = "warm",
+        mode: str | None = None,
     ) -> Judgement:
         """Judges one program and waits for it; Ctrl-C cancels.
 
@@ -216,7 +217,7 @@ class Judge:
         fn_name: str | None = None,
         stop_on_first_failure: bool = True,
         limits: Limits | None = None,
-        mode: str = "warm",
+        mode: str | None = None,
     ) -> Judgement:
         """Judges one program from a trio task; cancelling the task kills the program and frees its worker at once."""
         submission = Submission(source, tests, language, checker, fn_name, stop_on_first_failure, limits, mode)
@@ -255,13 +256,11 @@ class Judge:
         self.close()
 
     def _submit(self, submission: Submission, on_done: Callable[[], object] | None = None) -> _native.JudgeTicket:
-        if submission.language != "python":
-            raise ValueError(f'language is {submission.language!r}: give "python"')
         limits = submission.limits if submission.limits is not None else self.limits
         return self._native.submit(
             _to_bytes(submission.source),
             [_test_bytes(index, test, submission.fn_name) for index, test in enumerate(submission.tests)],
-            runtime=f"{submission.language} {submission.mode}",
+            runtime=submission.language if submission.mode is None else f"{submission.language} {submission.mode}",
             function=submission.fn_name,
             checker=submission.checker if submission.fn_name is None else _call_checker(submission.checker),
             cpu_time_s=limits.cpu_time_s,

@@ -9,9 +9,9 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use super::workers::Workers;
-use super::{Judgement, Submission};
-use crate::sandbox::{Alarm, IsolationTier, Worker, WorkerConfig, WorkerKind, find_interpreter};
+use super::workers::{NO_COMPILER, Workers};
+use super::{Judgement, Runtime, Submission};
+use crate::sandbox::{Alarm, IsolationTier, Worker, WorkerConfig, WorkerKind, find_compiler, find_interpreter};
 use crate::{Error, Interrupt, Result};
 
 /// How a judge is set up.
@@ -131,6 +131,9 @@ impl Judge {
     /// Queues a submission. `on_done` is called when its ticket will not have to wait any more.
     pub fn submit(&self, submission: Submission, on_done: Option<OnDone>) -> Result<Ticket> {
         submission.validate()?;
+        if submission.runtime == Runtime::Cpp17 && find_compiler().is_none() {
+            return Err(Error::Judge(NO_COMPILER.into()));
+        }
         if std::process::id() != self.owner {
             return Err(Error::Judge("this judge belongs to the process that forked this one: make a new one".into()));
         }

@@ -24,19 +24,25 @@ pub enum Runtime {
     WarmPython,
     /// Python, each test in an interpreter that is started for it.
     ExecPython,
+    /// C++17, compiled once, and executed in each test.
+    Cpp17,
 }
 
 impl FromStr for Runtime {
     type Err = Error;
 
-    /// From a language and a mode with a blank between them, the mode being optional.
+    /// From a language, or a language and a mode with a blank between them.
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "python" | "python warm" => Ok(Runtime::WarmPython),
-            "python exec" => Ok(Runtime::ExecPython),
-            _ => {
-                Err(Error::invalid(format!("runtime is {name:?}: give \"python\", \"python warm\" or \"python exec\"")))
+        let (language, mode) = name.split_once(' ').unwrap_or((name, ""));
+        match (language, mode) {
+            ("python", "" | "warm") => Ok(Runtime::WarmPython),
+            ("python", "exec") => Ok(Runtime::ExecPython),
+            ("cpp" | "c++" | "cpp17" | "c++17", "" | "exec") => Ok(Runtime::Cpp17),
+            ("python", _) => Err(Error::invalid(format!("mode is {mode:?}: give \"warm\" or \"exec\""))),
+            ("cpp" | "c++" | "cpp17" | "c++17", _) => {
+                Err(Error::invalid(format!("mode is {mode:?}: C++ has \"exec\"")))
             }
+            _ => Err(Error::invalid(format!("language is {language:?}: give \"python\" or \"cpp\""))),
         }
     }
 }

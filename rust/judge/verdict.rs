@@ -96,8 +96,12 @@ fn out_of_time(outcome: &Outcome, limits: &Limits) -> bool {
         || outcome.exit == Exit::Signal(libc::SIGXCPU)
 }
 
-/// Python turns a refused allocation into an exception. Believing its last words only picks among failures.
+/// Python and C++ turn a refused allocation into an exception. Believing its last words only picks among failures.
 fn refused_memory(outcome: &Outcome) -> bool {
-    let last_line = outcome.stderr_tail.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
-    outcome.exit == Exit::Code(1) && last_line.is_some_and(|line| line.starts_with(b"MemoryError"))
+    let mut lines = outcome.stderr_tail.trim_ascii_end().rsplit(|byte| *byte == b'\n');
+    match outcome.exit {
+        Exit::Code(1) => lines.next().is_some_and(|line| line.starts_with(b"MemoryError")),
+        Exit::Signal(libc::SIGABRT) => lines.take(2).any(|line| line.ends_with(b"'std::bad_alloc'")),
+        _ => false,
+    }
 }

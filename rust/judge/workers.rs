@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use super::run::{self, Attempt};
 use super::submission::{Judgement, Runtime, Submission};
 use super::verdict::Verdict;
-use crate::Result;
-use crate::sandbox::{Alarm, IsolationTier, Worker, WorkerConfig, WorkerKind};
+use crate::sandbox::{Alarm, Compilation, IsolationTier, Worker, WorkerConfig, WorkerKind, find_compiler};
+use crate::{Error, Result};
 
 /// How often a submission is judged when the judge itself fails.
 const MAX_ATTEMPTS: u32 = 3;
 /// After so many programs a worker is replaced: its forks share one address layout and one hash seed.
 const PROGRAMS_PER_WORKER: u64 = 2_000;
+
+/// Said where C++ is to be judged.
+pub(super) const NO_COMPILER: &str = "this host has no C++ compiler: put g++ or clang++ on the PATH";
 
 /// The workers of one thread, all of the same tier.
 pub(super) struct Workers {
@@ -20,17 +23,19 @@ pub(super) struct Workers {
     tier: IsolationTier,
     warm: Option<Worker>,
     exec: Option<Worker>,
+    compiler: Option<Worker>,
 }
 
 impl Workers {
     pub(super) fn new(interpreter: PathBuf, tier: IsolationTier, warm: Option<Worker>) -> Self {
-        Workers { interpreter, tier, warm, exec: None }
+        Workers { interpreter, tier, warm, exec: None, compiler: None }
     }
 
     /// Ends them all; they are made anew when needed.
     pub(super) fn discard(&mut self) {
         self.warm = None;
         self.exec = None;
+        self.compiler = None;
     }
 
     /// The judgement when the judge itself has failed.
@@ -73,6 +78,24 @@ impl Workers {
                 let program = worker.load_exec(source, limits)?;
                 run::judge(worker, program, submission, alarm)
             }
+            Runtime::Cpp17 => {
+                let compiler = find_compiler().ok_or_else(|| Error::Judge(NO_COMPILER.into()))?;
+                match self.worker(WorkerKind::Compile(compiler))?.compile(source, alarm)? {
+                    Compilation::Done(executable) => {
+                        let worker = self.worker(WorkerKind::Exec)?;
+                        let program = worker.load_executable(&executable, limits)?;
+                        run::judge(worker, program, submission, alarm)
+                    }
+                    Compilation::NotCompiled(reason) => {
+                        let verdict = Verdict::CompileError;
+                        Ok(Attempt::Judged(Judgement::of_no_run(verdict, Some(self.tier), reason)))
+                    }
+                    Compilation::Cancelled => {
+                        self.compiler = None;
+                        Ok(Attempt::Cancelled)
+                    }
+                }
+            }
         }
     }
 
@@ -80,6 +103,7 @@ impl Workers {
         let place = match kind {
             WorkerKind::Warm => &mut self.warm,
             WorkerKind::Exec => &mut self.exec,
+            WorkerKind::Compile(_) => &mut self.compiler,
         };
         if place.as_ref().is_some_and(|worker| worker.num_programs() >= PROGRAMS_PER_WORKER) {
             *place = None;

@@ -8,6 +8,7 @@
 //!                     + 4 descriptors: source, stdin, stdout, stderr                             load and run once
 //!                   K                                                                            kill the template
 //!                   S                                                                            stop the run
+//! to a compiler     P                                  + 2: source, file for the executable; it answers C, N or E
 //! from the zygote   R version \n landlock ABI \n path of the box (+ its descriptor) | E text | K | D as below
 //! to a template     R f64 cpu_time_s f64 wall_time_s   + 3 descriptors: stdin, stdout, stderr    run a test
 //!                   S                                                                            stop the run
@@ -169,6 +170,8 @@ pub(super) fn run(cpu_time_s: f64, wall_time_s: f64) -> Vec<u8> {
     [b"R".as_slice(), &cpu_time_s.to_ne_bytes(), &wall_time_s.to_ne_bytes()].concat()
 }
 
+/// Asks the compiler's helper to compile.
+pub(super) const COMPILE: &[u8] = b"P";
 /// Asks the zygote or the template to end the run.
 pub(super) const STOP: &[u8] = b"S";
 /// Asks the zygote to kill the template; also its answer.

@@ -119,6 +119,22 @@ const ALLOWED_HERE: &[libc::c_long] = &[];
 /// then, so once exec has closed it, nothing can have this number.
 pub(super) const EXEC_DESCRIPTOR: u32 = 300;
 
+/// What compilers and linkers need beside it: processes, and files in the folder that they are given.
+#[rustfmt::skip]
+const FOR_COMPILERS: &[libc::c_long] = &[
+    libc::SYS_execve, libc::SYS_unlinkat, libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_mkdirat, libc::SYS_fchmod,
+    libc::SYS_fchmodat, libc::SYS_ftruncate, libc::SYS_fallocate, libc::SYS_utimensat, libc::SYS_setpgid,
+    libc::SYS_sendfile, libc::SYS_copy_file_range,
+];
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+const FOR_COMPILERS_HERE: &[libc::c_long] = &[
+    libc::SYS_fork, libc::SYS_vfork, libc::SYS_unlink, libc::SYS_rename, libc::SYS_mkdir, libc::SYS_rmdir,
+    libc::SYS_chmod, libc::SYS_setrlimit,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const FOR_COMPILERS_HERE: &[libc::c_long] = &[];
+
 /// F_SETOWN, F_SETSIG, F_SETOWN_EX
 const FCNTL_OWNER: [u32; 3] = [8, 10, 15];
 /// FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX
@@ -187,8 +203,18 @@ impl Assembler {
 
 /// The allowlist that the zygote and everything below it live under.
 pub(super) fn base_filter() -> Vec<u8> {
+    allowlist(&[])
+}
+
+/// The allowlist of a compiler, and of what it starts.
+pub(super) fn compiler_filter() -> Vec<u8> {
+    allowlist(&[FOR_COMPILERS, FOR_COMPILERS_HERE])
+}
+
+fn allowlist(more: &[&[libc::c_long]]) -> Vec<u8> {
     let mut filter = Assembler::default();
     filter.prologue();
+    more.iter().for_each(|calls| filter.each(calls, ALLOW));
     filter.each(ALLOWED, ALLOW);
     filter.each(ALLOWED_HERE, ALLOW);
     filter.only(libc::SYS_mmap, |rule| {
@@ -266,7 +292,7 @@ mod tests {
 
     #[test]
     fn every_jump_of_the_filters_lands_inside() {
-        for bytes in [base_filter(), child_filter().0] {
+        for bytes in [base_filter(), compiler_filter(), child_filter().0] {
             let count = bytes.len() / 8;
             for (index, instruction) in bytes.chunks(8).enumerate() {
                 let farthest = index + 1 + usize::from(instruction[2].max(instruction[3]));

@@ -18,18 +18,19 @@ use super::exec::ProgramFolder;
 use super::program::Program;
 use super::protocol::{self, Channel};
 use super::tier::IsolationTier;
-use super::{Limits, seccomp};
+use super::{Limits, compile, seccomp};
 use crate::{Error, Result};
 
 const BOOTSTRAP: &str = include_str!("helper/bootstrap.py");
 /// Loaded in this order: each may import those before it.
-const MODULES: [(&str, &str); 7] = [
+const MODULES: [(&str, &str); 8] = [
     ("kernel", include_str!("helper/kernel.py")),
     ("box", include_str!("helper/box.py")),
     ("jail", include_str!("helper/jail.py")),
     ("runs", include_str!("helper/runs.py")),
     ("program", include_str!("helper/program.py")),
     ("executor", include_str!("helper/executor.py")),
+    ("compiler", include_str!("helper/compiler.py")),
     ("zygote", include_str!("helper/zygote.py")),
 ];
 
@@ -54,19 +55,22 @@ pub struct WorkerConfig {
 }
 
 /// What a worker runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerKind {
     /// Python programs, each test in a fork of a warm interpreter.
     Warm,
     /// Programs by exec: a fresh Python for each test, or a machine's binary.
     Exec,
+    /// None: it compiles C++, with this compiler.
+    Compile(PathBuf),
 }
 
 impl WorkerKind {
-    fn name(self) -> &'static str {
+    fn name(&self) -> &'static str {
         match self {
             WorkerKind::Warm => "warm",
             WorkerKind::Exec => "exec",
+            WorkerKind::Compile(_) => "compile",
         }
     }
 }
@@ -115,7 +119,10 @@ impl Worker {
                 let mut lines = text.lines();
                 self.python_version = lines.next().unwrap_or_default().to_string();
                 let path = lines.nth(1).unwrap_or_default();
-                let folder = descriptor.map(|folder| ProgramFolder::new(folder, path, &self.config.interpreter));
+                let is_written = self.config.kind == WorkerKind::Exec;
+                let folder = descriptor
+                    .filter(|_| is_written)
+                    .map(|folder| ProgramFolder::new(folder, path, &self.config.interpreter));
                 self.program_folder = folder.transpose()?;
                 Ok(())
             }
@@ -211,18 +218,23 @@ fn configuration(config: &WorkerConfig) -> String {
     let uid = FIRST_UID
         + std::process::id().wrapping_mul(31).wrapping_add(NEXT_UID.fetch_add(1, Ordering::Relaxed)) % NUM_UIDS;
     let (child_filter, pid_offset) = seccomp::child_filter();
-    let readable = match config.kind {
-        WorkerKind::Warm => String::new(),
-        WorkerKind::Exec => config.interpreter.display().to_string(),
+    let (readable, compiler, base_filter) = match &config.kind {
+        WorkerKind::Warm => (Vec::new(), "".into(), seccomp::base_filter()),
+        WorkerKind::Exec => (vec![config.interpreter.clone()], "".into(), seccomp::base_filter()),
+        WorkerKind::Compile(compiler) => {
+            (compile::readable_paths(compiler), compiler.to_string_lossy(), seccomp::compiler_filter())
+        }
     };
+    let readable: Vec<_> = readable.iter().map(|path| path.to_string_lossy()).collect();
     format!(
-        "tier={}\nkind={}\nreadable={readable}\ntemporary={}\nuid={uid}\nparent_pid={}\nbase_filter={}\n\
+        "tier={}\nkind={}\nreadable={}\ncompiler={compiler}\ntemporary={}\nuid={uid}\nparent_pid={}\nbase_filter={}\n\
          child_filter={}\nchild_filter_pid_offset={pid_offset}",
         config.tier,
         config.kind.name(),
+        readable.join("\0"),
         std::env::temp_dir().display(),
         std::process::id(),
-        hexadecimal(&seccomp::base_filter()),
+        hexadecimal(&base_filter),
         hexadecimal(&child_filter),
     )
 }

@@ -16,14 +16,16 @@ import kernel
 
 IN_MEMORY_PATH = "/box"
 _MEMORY_OPTIONS = "size=32m,nr_inodes=64,mode=755"
+_WRITABLE_MEMORY_OPTIONS = "size=512m,nr_inodes=1k,mode=777"
 _PREFIX = "spo-judge-"
 _ENDINGS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 
 class Box:
-    """The folder: `path` is where programs find it, `descriptor` what it is written through."""
+    """The folder: `path` is where programs find it, `descriptor` what it is written through, if not `writable`."""
 
-    def __init__(self) -> None:
+    def __init__(self, writable: bool) -> None:
+        self.writable = writable
         self.path = IN_MEMORY_PATH
         self.descriptor = -1
 
@@ -31,8 +33,11 @@ class Box:
         """Makes it below a root that is being built: read-only by path, writable through the descriptor."""
         place = root + IN_MEMORY_PATH
         os.mkdir(place)
-        kernel.mount("none", place, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _MEMORY_OPTIONS)
+        options = _WRITABLE_MEMORY_OPTIONS if self.writable else _MEMORY_OPTIONS
+        kernel.mount("none", place, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
         self.descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        if self.writable:
+            return
         kernel.mount(place, place, None, kernel.MS_BIND)
         read_only = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
         kernel.mount(None, place, None, read_only)
@@ -47,6 +52,7 @@ class Box:
         """Makes it in `folder`, and forks: returns in the new process; the old one stays, to remove the box."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)  # Kept until the launcher waits for them.
         kernel.die_with_parent(caller, by=signal.SIGTERM)
+        kernel.adopt_orphans()
         self._make_on_disk(folder)
         zygote = kernel.fork()
         if zygote:
@@ -70,8 +76,21 @@ class Box:
                 os.kill(zygote, signal.SIGKILL)
             flags = os.WNOHANG if ending == signal.SIGCHLD else 0
             if os.waitpid(zygote, flags) != (0, 0):
+                _end_orphans()
                 shutil.rmtree(self.path, ignore_errors=True)
                 return
+
+
+def _end_orphans() -> None:
+    """Ends what the zygote had started itself, and has left to this process."""
+    try:
+        while True:
+            with open(f"/proc/self/task/{os.getpid()}/children") as file:
+                for child in file.read().split():
+                    os.kill(int(child), signal.SIGKILL)
+            os.waitpid(-1, 0)
+    except OSError:  # There are none left, or this kernel does not list them.
+        return
 
 
 def _lock(path: str) -> int:

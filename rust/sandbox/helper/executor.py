@@ -19,6 +19,7 @@ OPEN_FILES = EXEC_DESCRIPTOR + 2
 RESERVED_BYTES = 4 << 30
 _FAILED = b"E"
 _PYTHON_STACK_BYTES = 8 << 20
+_BINARY_STACK_BYTES = 256 << 20
 
 
 class ExecutedProgram:
@@ -27,6 +28,7 @@ class ExecutedProgram:
     def __init__(self, arguments: list[str], control: int, executable: int, source: int | None = None) -> None:
         """Python source is compiled here for its errors only; raises whatever the compiler raises."""
         self._arguments = arguments
+        self._stack_bytes = _BINARY_STACK_BYTES if source is None else _PYTHON_STACK_BYTES
         if source is not None:
             with open(source, "rb") as file, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -40,9 +42,10 @@ class ExecutedProgram:
         for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         try:
-            # Threads get stacks of this size, so it must not be large.
+            # Threads get stacks of this size too, so in Python, whose calls need little of it, it is as usual.
             hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-            resource.setrlimit(resource.RLIMIT_STACK, (_PYTHON_STACK_BYTES, hard))
+            soft = self._stack_bytes if hard == resource.RLIM_INFINITY else min(hard, self._stack_bytes)
+            resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
             resource.setrlimit(resource.RLIMIT_NOFILE, (jail.MAX_OPEN_FILES, jail.MAX_OPEN_FILES))
             os.execve(EXEC_DESCRIPTOR, self._arguments, {})
         except BaseException as error:

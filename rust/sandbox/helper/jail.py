@@ -73,12 +73,13 @@ def lock_in(
     kernel.drop_capabilities()
     _limit_resources(open_files)
     kernel.forbid_new_privileges()
-    if box is not None:
+    folder = box.path if box is not None and box.writable else None
+    if box is not None and not box.writable:
         paths.append(box.path)
     if tier == LANDLOCK and kernel.landlock_abi() == 0:
         raise OSError("landlock: this kernel has none")
     if tier != SECCOMP and kernel.landlock_abi() > 0:
-        kernel.landlock_read_only([path for path in paths if os.path.exists(path)], _existing_devices())
+        kernel.landlock_read_only([path for path in paths if os.path.exists(path)], _existing_devices(), folder)
     kernel.forbid_inspection()
     base_filter.install()
 

@@ -133,6 +133,8 @@ def drop_capabilities() -> None:
 
 # Landlock's file rights, by the ABI that brought them.
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
+_REMOVE, _MAKE_FOLDER, _MAKE_FILE, _TRUNCATE = 1 << 4 | 1 << 5, 1 << 7, 1 << 8, 1 << 14
+_RIGHTS_IN_FOLDER = _WRITE_FILE | _READ_FILE | _READ_DIR | _REMOVE | _MAKE_FOLDER | _MAKE_FILE | _TRUNCATE
 _RIGHTS_OF_ABI = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 _TCP_RIGHTS, _ALL_SCOPES = 3, 3
 
@@ -144,8 +146,8 @@ def landlock_abi() -> int:
     return max(0, _libc.syscall(number, None, ctypes.c_size_t(0), version_flag))
 
 
-def landlock_read_only(readable: list[str], writable: list[str]) -> None:
-    """Leaves only reading beneath `readable` and reading and writing of the files in `writable`."""
+def landlock_read_only(readable: list[str], writable: list[str], folder: str | None = None) -> None:
+    """Leaves reading beneath `readable`, reading and writing of the files `writable`, all but exec in `folder`."""
     abi = landlock_abi()
     rights = sum(bits for since, bits in _RIGHTS_OF_ABI.items() if abi >= since)
     attributes = struct.pack("=QQQ", rights, _TCP_RIGHTS if abi >= 4 else 0, _ALL_SCOPES if abi >= 6 else 0)
@@ -156,6 +158,8 @@ def landlock_read_only(readable: list[str], writable: list[str]) -> None:
     )
     for path in readable:
         _allow_beneath(ruleset, path, _EXECUTE | _READ_FILE | (_READ_DIR if os.path.isdir(path) else 0))
+    if folder is not None:
+        _allow_beneath(ruleset, folder, rights & _RIGHTS_IN_FOLDER)
     for path in writable:
         _allow_beneath(ruleset, path, _READ_FILE | _WRITE_FILE)
     _checked(

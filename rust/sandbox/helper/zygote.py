@@ -17,6 +17,7 @@ import signal
 import struct
 import sys
 
+import compiler
 import executor
 import jail
 import kernel
@@ -31,7 +32,7 @@ _MAX_REQUEST = 1 << 12
 _DESCRIPTORS_SPACE = _socket.CMSG_SPACE(4 * struct.calcsize("i"))
 _FIRST_RUN, _LOAD, _KILL, _RUN = b"F", b"P", b"K", b"R"
 _COMPILED, _NOT_COMPILED, _FAILED = b"C", b"N", b"E"
-_EXECUTING = "exec"  # The kind of a worker that runs programs by exec.
+_EXECUTING, _COMPILING = "exec", "compile"  # Kinds of workers: by exec, and of no programs at all.
 _FIRST_RUN_FIELDS, _LOAD_FIELDS, _RUN_FIELDS = struct.Struct("=ddQ"), struct.Struct("=Q"), struct.Struct("=dd")
 
 # Deep recursion in C code and `threading.stack_size(1 << 28)` must not count against the memory of the program.
@@ -63,6 +64,8 @@ def main() -> Program | ExecutedProgram:
     child_filter = kernel.SystemCallFilter(
         bytes.fromhex(config["child_filter"]), int(config["child_filter_pid_offset"])
     )
+    if config["kind"] == _COMPILING:
+        compiler.serve(control, config["compiler"])
     program, descriptors, parent = _serve_programs(control, config["kind"], memory_base)
     runs.lock_in(parent, descriptors, child_filter)
     control.detach()
@@ -77,8 +80,8 @@ def _read_config(control: _socket.socket) -> dict[str, str]:
 
 def _become_zygote(config: dict[str, str], control: _socket.socket) -> int:
     """Returns in the process that is jailed and warm, with the bytes that it maps."""
-    tier, executing = config["tier"], config["kind"] == _EXECUTING
-    box = Box() if executing else None
+    tier, kind = config["tier"], config["kind"]
+    box = Box(writable=kind == _COMPILING) if kind in (_EXECUTING, _COMPILING) else None
     kernel.die_with_parent(int(config["parent_pid"]))
     if jail.leave_host(tier):
         zygote = kernel.fork()
@@ -89,20 +92,21 @@ def _become_zygote(config: dict[str, str], control: _socket.socket) -> int:
             box.leave_with_launcher(config["temporary"], int(config["parent_pid"]), control)
         kernel.adopt_orphans()
     parent = os.getppid()  # 0 for the first process of a pid namespace.
-    if not executing:
+    if box is None:
         for name in _WARM_MODULES.split():
             importlib.import_module(name)
         prepare_interpreter()
         kernel.share_one_heap()
-    for name in ("kernel", "box", "jail", "runs", "program", "executor", "zygote"):
+    for name in ("kernel", "box", "jail", "runs", "program", "executor", "compiler", "zygote"):
         del sys.modules[name]
     memory_base = _mapped_bytes()
     base_filter = kernel.SystemCallFilter(bytes.fromhex(config["base_filter"]))
-    open_files = executor.OPEN_FILES if executing else jail.MAX_OPEN_FILES
+    open_files = executor.OPEN_FILES if kind == _EXECUTING else jail.MAX_OPEN_FILES
     jail.lock_in(tier, int(config["uid"]), base_filter, config["readable"].split("\0"), box, open_files)
     kernel.die_with_parent(parent)
     # These hinder only programs, who inherit them.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    if kind != _COMPILING:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, resource.getrlimit(resource.RLIMIT_STACK)[1]))
     runs.reap_others()
     gc.collect()
