@@ -1,4 +1,7 @@
-"""Programs that mean harm, each in every tier: the right verdict, and nothing left behind for the next program."""
+"""Programs that mean harm, each in every tier: the right verdict, and nothing left behind for the next program.
+
+Nothing: no process, descriptor, file, shared memory or message queue, and no memory of the judge's own processes.
+"""
 
 import os
 import time
@@ -6,199 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from judge_hostile_programs import ACCEPTED, HONEST, LIMITS, PROGRAMS, TEST, limits_of
 
 from spo.errors import JudgeError
-from spo.judge import Judge, Limits, TestCase, Verdict
+from spo.judge import Judge
 
-ACCEPTED, WRONG, RUNTIME = Verdict.ACCEPTED, Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR
-TIME, MEMORY, OUTPUT = Verdict.TIME_LIMIT, Verdict.MEMORY_LIMIT, Verdict.OUTPUT_LIMIT
-COMPILE, SECURITY = Verdict.COMPILE_ERROR, Verdict.SECURITY_VIOLATION
-
-SECRET = "xyzzy-4711"
-TEST = TestCase(input="21\n", output=f"{SECRET}\n")
-HONEST = "assert input() == '21'\nprint('xyzzy-' + str(4711))"
-LIMITS = Limits(cpu_time_s=0.3, wall_time_s=8.0, memory_bytes=128 << 20, output_bytes=1 << 20)
-WAITING_LIMITS = Limits(cpu_time_s=0.3, wall_time_s=0.4)
-
-CALL = "import ctypes, os\ncall = ctypes.CDLL(None, use_errno=True).syscall\n"
-TRY_TO_WRITE = """
-import os
-for folder in ("/", "/tmp", "/dev/shm", "/var/tmp", ".", os.path.expanduser("~"), "/proc/self"):
-    for act in (
-        lambda path: open(path, "w"), os.mkdir, os.mkfifo, lambda path: os.symlink("/etc/passwd", path),
-        lambda path: os.link("/dev/null", path), lambda path: os.open(path, os.O_CREAT | os.O_RDWR),
-    ):
-        try:
-            act(os.path.join(folder, "left-behind"))
-            print("made something with", act, "in", folder)
-        except OSError:
-            pass
-print("xyzzy-" + str(4711))
-"""
-SEARCH_MEMORY = """
-import gc, sys
-def texts(thing, depth):
-    if isinstance(thing, (str, bytes)):
-        yield thing if isinstance(thing, str) else thing.decode("latin-1")
-    elif depth and isinstance(thing, dict):
-        for pair in list(thing.items()):
-            for part in pair: yield from texts(part, depth - 1)
-    elif depth and isinstance(thing, (list, tuple, set)):
-        for part in list(thing): yield from texts(part, depth - 1)
-frames, frame = [], sys._getframe()
-while frame:
-    frames += [frame.f_globals, frame.f_locals]
-    frame = frame.f_back
-wanted = "xyzzy" + "-47"
-for thing in frames + gc.get_objects():
-    for text in texts(thing, 3):
-        if wanted in text and "wanted" not in text:
-            print("xyzzy-" + str(4711))
-"""
-
-# name: (program, verdicts that fit)
-PROGRAMS = {
-    "fork bomb": ("import os\nwhile True:\n  try: os.fork()\n  except OSError: pass", {SECURITY}),
-    "thread bomb": (
-        "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(99,)).start()",
-        {RUNTIME, TIME, MEMORY},
-    ),
-    "thread bomb that goes on": (
-        "import threading, time\nwhile True:\n  try: threading.Thread(target=time.sleep, args=(99,)).start()\n"
-        "  except RuntimeError: pass",
-        {TIME, MEMORY},
-    ),
-    "memory bomb": ("x = []\nwhile True: x.append(bytearray(1 << 20) * 2)", {MEMORY}),
-    "memory bomb that goes on": (
-        "x = []\nwhile True:\n  try: x.append(b'x' * (1 << 20))\n  except MemoryError: pass",
-        {MEMORY, TIME},
-    ),
-    "memory map bomb": ("import mmap\nx = [mmap.mmap(-1, 1 << 30) for _ in range(99)]", {RUNTIME, MEMORY}),
-    "output bomb": ("while True: print('xyzzy-4711 ' * 1000)", {WRONG, OUTPUT}),
-    "stderr bomb": ("import sys\nwhile True: sys.stderr.write('x' * 9999)", {OUTPUT}),
-    "descriptor bomb": ("import os\nx = [os.pipe() for _ in range(10**6)]", {RUNTIME}),
-    "sleeping for ever": ("import time\nwhile True: time.sleep(1)", {TIME}),
-    "waiting for a lock": ("import threading\nx = threading.Lock()\nx.acquire()\nx.acquire()", {TIME}),
-    "ignoring signals": (
-        "import signal\nfor x in range(1, 65):\n  try: signal.signal(x, signal.SIG_IGN)\n"
-        "  except (OSError, ValueError): pass\n"
-        "while True: pass",
-        {TIME},
-    ),
-    "stopping itself": ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", {TIME}),
-    "killing itself": ("import os\nos.kill(os.getpid(), 9)", {RUNTIME}),
-    "killing its parent": ("import os\nos.kill(os.getppid(), 9)", {SECURITY}),
-    "stopping its parent": ("import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)", {SECURITY}),
-    "killing everything": ("import os\nos.kill(-1, 9)", {SECURITY}),
-    "killing its group": ("import os\nos.killpg(0, 9)", {SECURITY}),
-    "signals by way of a pipe's owner": (
-        "import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC)\n"
-        "fcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())\nos.write(w, b'x')",
-        {RUNTIME},
-    ),
-    "tracing its parent": (CALL + "call(101, 16, os.getppid(), 0, 0)", {SECURITY}),
-    "reading its parent's memory": (CALL + "call(310, os.getppid(), 0, 0, 0, 0, 0)", {SECURITY}),
-    "limiting its parent": (
-        "import os, resource\nresource.prlimit(os.getppid(), resource.RLIMIT_CPU, (0, 0))",
-        {RUNTIME},
-    ),
-    "raising its limits": (
-        "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (9999, 9999))\nwhile True: pass",
-        {RUNTIME},
-    ),
-    "outliving its parent": (CALL + "print(call(157, 1, 0, 0, 0, 0))\nwhile True: pass", {TIME, WRONG}),
-    "a socket": ("import socket\nsocket.socket()", {SECURITY}),
-    "a connection": ("import socket\nsocket.create_connection(('127.0.0.1', 22))", {SECURITY}),
-    "a datagram pair": ("import socket\nsocket.socketpair(type=socket.SOCK_DGRAM)", {SECURITY}),
-    "executing": ("import os\nos.execv('/bin/true', ['true'])", {SECURITY, RUNTIME}),
-    "a subprocess": ("import subprocess, sys\nsubprocess.run([sys.executable, '-V'])", {SECURITY}),
-    "a shell": ("import os\nos.system('true')", {SECURITY}),
-    "a new namespace": (CALL + "call(272, 0x10000000)", {SECURITY}),
-    "mounting": (CALL + "call(165, b'none', b'/', b'tmpfs', 0, 0)", {SECURITY}),
-    "io_uring": (CALL + "call(425, 8, 0)", {SECURITY}),
-    "setting the clock": ("import time\ntime.clock_settime(time.CLOCK_REALTIME, 0)", {SECURITY}),
-    "an unknown call": (CALL + "assert call(9999) == -1 and ctypes.get_errno() == 38\nprint('xyzzy-4711')", {ACCEPTED}),
-    "the other word size": (
-        CALL + "print(call(0x40000000 + 39))",
-        {SECURITY},
-    ),
-    "affinity": ("import os\nos.sched_setaffinity(0, {0})", {RUNTIME}),
-    "priority": ("import os\nos.nice(-5)", {RUNTIME}),
-    "own code in memory": (
-        "import mmap\nmmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)",
-        {RUNTIME},
-    ),
-    "memory made executable": (
-        "import ctypes, mmap\nx = mmap.mmap(-1, 4096)\nplace = ctypes.addressof(ctypes.c_char.from_buffer(x))\n"
-        "if ctypes.CDLL(None).mprotect(ctypes.c_void_p(place), ctypes.c_size_t(4096), 5) == 0: print('xyzzy-4711')",
-        {WRONG},
-    ),
-    "reading what is not its own": (
-        "import os\n"
-        "for path in ('/etc/passwd', '/etc/shadow', '/etc/hostname', '/proc/self/environ', '/proc/1/cmdline',\n"
-        "             '/proc/self/mem', '/proc/self/fd', '/sys', '/proc', '/var', '/opt', '/boot'):\n"
-        "  try: print(path, os.listdir(path) if os.path.isdir(path) else open(path, 'rb').read(9))\n"
-        "  except OSError: pass\n"
-        "print('xyzzy-4711')",
-        {ACCEPTED},
-    ),
-    "the environment": (
-        "import os\nassert set(os.environ) <= {'LC_CTYPE'}, os.environ\nprint('xyzzy-4711')",
-        {ACCEPTED},
-    ),
-    "leaving files": (TRY_TO_WRITE, {ACCEPTED}),
-    "shared memory": (
-        "from multiprocessing import shared_memory\nshared_memory.SharedMemory('x', create=True, size=9)",
-        {RUNTIME},
-    ),
-    "writing its input": (
-        "import os\nfor act in (lambda: os.write(0, b'x'), lambda: os.truncate(0, 0), lambda: os.ftruncate(0, 999)):\n"
-        "  try: act(); print('wrote')\n  except OSError: pass\nassert input() == '21'\nprint('xyzzy-4711')",
-        {ACCEPTED},
-    ),
-    "leaving early": ("import os\nprint('xyzzy-4711')\nos._exit(0)", {WRONG}),
-    "leaving with success": ("import sys\nsys.exit(0)", {WRONG}),
-    "closing its output": ("import os\nos.close(1)", {WRONG, RUNTIME}),
-    "right, then hanging": ("print('xyzzy-4711', flush=True)\nwhile True: pass", {TIME}),
-    "right, then hanging at exit": (
-        "import atexit, time\natexit.register(time.sleep, 99)\nprint('xyzzy-4711', flush=True)",
-        {TIME},
-    ),
-    "right, then crashing": ("import os\nprint('xyzzy-4711', flush=True)\nos.abort()", {RUNTIME}),
-    "right on stderr": ("import sys\nprint('xyzzy-4711', file=sys.stderr)", {WRONG}),
-    "faking messages of the judge": (
-        "import os, struct\nfake = b'D' + struct.pack('=BiddQ', 0, 0, 0.0, 0.0, 1)\nfor place in range(3, 300):\n"
-        "  try: os.write(place, fake); print('wrote', place)\n  except OSError: pass\nprint('xyzzy-4711')",
-        {ACCEPTED},
-    ),
-    "searching for the answer": (SEARCH_MEMORY, {WRONG}),
-    "replacing the helper's functions": (
-        "import os, sys\nos._exit = lambda code: None\nsys.excepthook = None\nprint(1 / 0)",
-        {RUNTIME},
-    ),
-    "endless recursion": ("def f(): f()\nf()", {RUNTIME}),
-    "deep recursion in C": (
-        "import sys\nsys.setrecursionlimit(10**9)\nx = []\nfor _ in range(10**6): x = [x]\nrepr(x)",
-        {RUNTIME, MEMORY, TIME},
-    ),
-    "a crash of the interpreter": ("import ctypes\nctypes.string_at(0)", {RUNTIME}),
-    "NUL bytes": ("print(1)\0", {COMPILE}),
-    "a lone surrogate": ("print('\ud800')", {COMPILE}),
-    "a nest for the parser": ("(" * 100_000, {COMPILE}),
-    "a deep tree for the compiler": ("x = " + "-" * 90_000 + "1", {COMPILE}),
-    "a chain for the compiler": ("x = 1" + " + 1" * 30_000, {COMPILE, WRONG}),
-    "a huge source": ("x = 1\n" * 20_000, {WRONG}),
-    "a huge constant": ("x = 1 << (1 << 62)", {COMPILE, RUNTIME, MEMORY}),
-}
-# They use little CPU time, so the wall time is what they cost.
-WAITING = {
-    "sleeping for ever",
-    "waiting for a lock",
-    "stopping itself",
-    "right, then hanging at exit",
-    "thread bomb",
-    "thread bomb that goes on",
-}
+# The names and keys under which programs would leave something behind.
+FOLDERS = ("/", "/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")
+NAME, KEY = "left-behind", str(0x4711)
+MEMORY_GROWTH_KB = 4096
 
 
 @pytest.fixture(scope="module", params=["root", "user_namespace", "landlock"])
@@ -208,8 +27,17 @@ def judge(request: pytest.FixtureRequest) -> Iterator[Judge]:
     except JudgeError as refusal:
         pytest.skip(f"this host does not give the tier: {refusal}")
     with judge:
-        judge.judge(HONEST, [TEST])
+        for mode in ("warm", "exec"):
+            judge.judge(HONEST, [TEST], mode=mode)
+        assert helpers_stand_by(judge.isolation_tier)
+        before = {pid: (memory_kb(pid), num_descriptors(pid)) for pid in processes_below(os.getpid())}
         yield judge
+        assert helpers_stand_by(judge.isolation_tier)
+        after = {pid: (memory_kb(pid), num_descriptors(pid)) for pid in processes_below(os.getpid())}
+        assert before.keys() == after.keys(), "a helper was replaced"
+        for pid, (memory, descriptors) in before.items():
+            assert after[pid][0] <= memory + MEMORY_GROWTH_KB, "a helper has grown"
+            assert after[pid][1] == descriptors, "a helper has more descriptors"
 
 
 def processes_below(pid: int) -> set[int]:
@@ -221,28 +49,81 @@ def processes_below(pid: int) -> set[int]:
     return direct.union(*(processes_below(child) for child in direct))
 
 
-def only_helpers_are_left(tier: str) -> bool:
-    """Only the zygote, and outside its namespaces the launcher. The last template ends a moment after its judgement."""
+def memory_kb(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def num_descriptors(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except PermissionError:  # Helpers cannot be looked into, but by root.
+        return -1
+
+
+def helpers_stand_by(tier: str) -> bool:
+    """Only the two workers' helpers are left, each a launcher and a zygote where there are namespaces or a folder."""
+    count = 3 if tier == "landlock" else 4
     deadline = time.monotonic() + 10
-    while len(processes_below(os.getpid())) != (1 if tier == "landlock" else 2):
+    while len(processes_below(os.getpid())) != count:  # The last template ends a moment after its judgement.
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.002)
+        time.sleep(0.01)
     return True
+
+
+def left_behind() -> list[str]:
+    found = [f"{folder}/{name}" for folder in FOLDERS if os.path.isdir(folder) for name in os.listdir(folder)]
+    kinds = [Path("/proc/sysvipc", kind) for kind in ("shm", "msg", "sem")]
+    keys = [
+        f"{kind} {KEY}"
+        for kind in kinds
+        if kind.exists()
+        for line in kind.read_text().splitlines()[1:]
+        if KEY in line.split()
+    ]
+    return [path for path in found if NAME in path] + keys
+
+
+def check(judge: Judge, name: str, mode: str) -> None:
+    source, fitting = PROGRAMS[name]
+    descriptors = num_descriptors(os.getpid())
+    judgement = judge.judge(source, [TEST], limits=limits_of(name), mode=mode)
+    assert judgement.verdict in fitting, judgement
+    assert judgement.isolation_tier == judge.isolation_tier
+    assert judge.judge(HONEST, [TEST], mode=mode).verdict is ACCEPTED
+    assert helpers_stand_by(judge.isolation_tier), "a process was left"
+    assert num_descriptors(os.getpid()) == descriptors
+    assert left_behind() == []
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_hostile_program_gets_its_verdict_and_leaves_nothing(judge: Judge, name: str) -> None:
-    source, fitting = PROGRAMS[name]
-    descriptors = len(os.listdir("/proc/self/fd"))
-    judgement = judge.judge(source, [TEST], limits=WAITING_LIMITS if name in WAITING else LIMITS)
-    assert judgement.verdict in fitting, judgement
-    assert judgement.isolation_tier == judge.isolation_tier
-    assert judge.judge(HONEST, [TEST]).verdict is ACCEPTED
-    assert only_helpers_are_left(judge.isolation_tier), "a process was left"
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    check(judge, name, "warm")
+
+
+@pytest.mark.parametrize("name", list(PROGRAMS)[::6])
+def test_a_hostile_program_that_is_executed_gets_its_verdict_and_leaves_nothing(judge: Judge, name: str) -> None:
+    check(judge, name, "exec")
 
 
 def test_this_host_gives_a_tier_that_needs_no_privileges() -> None:
     with Judge(num_workers=1, isolation="landlock") as judge:
         assert judge.judge(HONEST, [TEST]).isolation_tier == "landlock"
+
+
+def test_nothing_passes_from_one_run_to_another(judge: Judge) -> None:
+    leave = (
+        "import builtins, math, os, random, sys\n"
+        "assert input() == '21'\n"
+        "places = (builtins, math, sys, os)\n"
+        "assert not any(hasattr(place, 'left') for place in places) and 'left' not in os.environ\n"
+        "assert sys.getrecursionlimit() == 1000 and 'left' not in sys.modules and random.random() != 0.5\n"
+        "for place in places: place.left = 1\n"
+        "os.environ['left'] = sys.modules['left'] = 'x'\n"
+        "os.chdir('/lib'); os.umask(0); sys.setrecursionlimit(99999); random.random = lambda: 0.5\n"
+        "print('xyzzy-4711')"
+    )
+    for _ in range(2):
+        judgement = judge.judge(leave, [TEST] * 3)
+        assert judgement.verdict is ACCEPTED, judgement

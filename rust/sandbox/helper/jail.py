@@ -21,6 +21,8 @@ _DATA = ["/usr/share/zoneinfo", "/etc/localtime"]
 # Threads of all processes of a worker, where it has a uid of its own.
 _MAX_THREADS = 512
 MAX_OPEN_FILES = 256
+# Each takes memory of the kernel, as a queued signal does.
+MAX_TIMERS = 256
 
 
 def readable_paths(more: list[str]) -> list[str]:
@@ -89,6 +91,7 @@ def _limit_resources(open_files: int) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, MAX_TIMERS),
         (resource.RLIMIT_NOFILE, open_files),
     ):
         hard = resource.getrlimit(kind)[1]
