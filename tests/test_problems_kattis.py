@@ -309,3 +309,26 @@ def test_latex_becomes_plain_text(source: str, text: str) -> None:
 def test_the_title_is_empty_where_there_is_none() -> None:
     assert latex_title("no title") == ""
     assert latex_title("\\problemname{A \\& B} text") == "A & B"
+
+
+def test_submissions_are_known_solutions(tmp_path: Path) -> None:
+    files = {
+        "submissions/accepted/b.py": "print(2 * int(input()))\n",
+        "submissions/accepted/a.cpp": "int main() {}\n",
+        "submissions/accepted/old.py": "#!/usr/bin/env python2\nprint input()\n",
+        "submissions/accepted/several/main.py": "",
+        "submissions/accepted/README.md": "",
+        "submissions/wrong_answer/square.py": "print(int(input()) ** 2)\n",
+        "submissions/time_limit_exceeded/slow.PY": "while True: pass\n",
+        "submissions/run_time_error/crash.java": "\xff",
+        "submissions/partially_accepted/some.py": "print(2)\n",
+    }
+    [problem] = load(make_package(tmp_path, files))
+    assert [(one.language, one.correct, one.note) for one in problem.solutions] == [
+        ("cpp", True, "accepted/a.cpp"),
+        ("python", True, "accepted/b.py"),
+        ("python2", True, "accepted/old.py"),
+        ("python", False, "wrong_answer/square.py"),
+        ("python", False, "time_limit_exceeded/slow.PY"),
+        ("java", False, "run_time_error/crash.java"),
+    ]

@@ -209,6 +209,16 @@ def test_a_folder_or_a_glob_gives_the_problems_of_its_files_in_order(write: Writ
         assert [problem.id for problem in load_problems([spec])] == ["code_contests/1", "code_contests/2"]
 
 
+def test_names_that_repeat_are_told_apart_and_problems_that_do_are_left_out(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(CODE_CONTESTS, contest_row(), contest_row(description="Another."), contest_row())
+    first, second = load_problems([f"code_contests:{path}"]).ids
+    assert first == "code_contests/7_A. Twice"
+    assert second.startswith(f"{first}-")
+    assert "left out 1 problems: they repeat another problem" in caplog.text
+
+
 def test_many_rows_are_read_in_order(write: Write) -> None:
     path = write(CODE_CONTESTS, *(contest_row(name=str(number)) for number in range(150)))
     problems = load_problems([f"code_contests:{path}"])

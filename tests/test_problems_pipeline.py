@@ -10,6 +10,7 @@ import pytest
 from test_problems_parquet import CODE_CONTESTS, TACO, contest_row, taco_row
 
 from spo.cli import main
+from spo.errors import ConfigError
 from spo.problems import load_problems
 from spo.problems.manifest import load_training_problems
 
@@ -66,8 +67,13 @@ def test_duplicates_and_bad_problems_are_kept_out_of_training(
     assert main(["problems", "verify", "jsonl:train.jsonl", "--manifest", "manifest.json", "--workers", "2"]) == 1
     assert main(["problems", "stats", "jsonl:train.jsonl"]) == 0
     assert "code_contests" in capsys.readouterr().out
-    problems, left_out = load_training_problems(("jsonl:train.jsonl",), 0, "manifest.json")
+    problems, left_out = load_training_problems(("jsonl:train.jsonl",), manifest="manifest.json")
     assert problems.ids == ["code_contests/plain", "code_contests/noisy"]
     assert sum(left_out.values()) == 1
     assert [test.input for test in problems[1].tests] == ["1\n", "3\n", "4\n"]
+    kept, left_out = load_training_problems(("code_contests:train.parquet",), without=["pairs.jsonl"])
+    assert kept.ids == load_problems(["jsonl:train.jsonl"]).ids
+    assert left_out == {"they are duplicates": 2}
+    with pytest.raises(ConfigError, match=r"manifest.json: no report of duplicates"):
+        load_training_problems(("code_contests:train.parquet",), without=["manifest.json"])
     assert load_problems(["taco:test.parquet"])[0].statement == STORY.upper()

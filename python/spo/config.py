@@ -164,6 +164,8 @@ class ProblemsConfig(Section, frozen=True):
     """Specs of the training problems."""
     evaluation: tuple[str, ...] = ()
     """Specs of the held-out problems."""
+    without: tuple[str, ...] = ()
+    """Reports of `spo problems dedup`: the training problems that they name are left out."""
     manifest: str = ""
     """What `spo problems verify --manifest` wrote: bad training problems are left out, time limits calibrated."""
     instruction: str = ""

@@ -113,7 +113,7 @@ def check_input(arguments: Sequence[str]) -> Config:
     if not config.experience.replay:
         if not config.problems.train:
             raise ConfigError('problems.train: there are none; name some, such as problems.train=["builtin:easy"]')
-        load_training_problems(config.problems.train, config.seed, config.problems.manifest)
+        load_training_problems(config.problems.train, config.seed, config.problems.without, config.problems.manifest)
     if config.problems.evaluation:
         load_problems(config.problems.evaluation, config.seed)
     return config

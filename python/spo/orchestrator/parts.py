@@ -56,7 +56,7 @@ class Parts:
         """What is trained on; how many problems of the specs are not, by reason."""
         if not self.replayed:
             self.training_problems, self.left_out = load_training_problems(
-                config.problems.train, config.seed, config.problems.manifest
+                config.problems.train, config.seed, config.problems.without, config.problems.manifest
             )
         self.held_out_problems = (
             load_problems(config.problems.evaluation, config.seed) if config.problems.evaluation else Problems()

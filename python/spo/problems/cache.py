@@ -27,7 +27,7 @@ from spo.problems.info import ProblemInfo
 from spo.problems.reading import Reading, in_unicode, log_omissions
 from spo.problems.schema import Problem
 
-LOADERS_VERSION = 1
+LOADERS_VERSION = 2
 """Raised whenever a loader makes other problems of the same files."""
 SMALL_BYTES = 4 << 20
 """Data sets whose files are no larger together are kept in memory, and not in the cache."""

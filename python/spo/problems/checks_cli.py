@@ -4,6 +4,7 @@ Prints and writes what `verify.py`, `manifest.py` and `dedup.py` find out, and c
 """
 
 import argparse
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -50,8 +51,8 @@ def register_checks(add: Add) -> None:
     )
     dedup = add("dedup", _dedup, "write the problems that are not among others: train without what is evaluated on")
     dedup.add_argument("--against", nargs="+", required=True, metavar="SPEC", help="the problems to keep out")
-    dedup.add_argument("--output", type=Path, required=True, help="the file to write, for jsonl:FILE")
-    dedup.add_argument("--report", type=Path, help="also write the pairs to this file, one JSON object a line")
+    dedup.add_argument("--report", type=Path, help="write the pairs to this file, for problems.without")
+    dedup.add_argument("--output", type=Path, help="write the problems that are left to this file, for jsonl:FILE")
     dedup.add_argument(
         "--statements",
         type=_share,
@@ -131,13 +132,13 @@ def _dedup(arguments: argparse.Namespace) -> int:
     )
     duplicates: list[Duplicate] = []
     encoder = msgspec.json.Encoder()
-    with replacing(arguments.output) as file:
+    with replacing(arguments.output) if arguments.output else contextlib.nullcontext() as file:
         for problem in track(problems, "comparing", len(problems), console=console, transient=True):
             duplicate = finder.find(problem)
-            if duplicate is None:
-                file.write(encoder.encode(problem) + b"\n")
-            else:
+            if duplicate is not None:
                 duplicates.append(duplicate)
+            elif file is not None:
+                file.write(encoder.encode(problem) + b"\n")
     table = Table("left out", "duplicates", "by", "share", box=None)
     for duplicate in duplicates:
         table.add_row(duplicate.problem_id, duplicate.duplicate_of, duplicate.reason, f"{duplicate.score:.0%}")
@@ -147,7 +148,8 @@ def _dedup(arguments: argparse.Namespace) -> int:
     reasons = Counter(duplicate.reason for duplicate in duplicates)
     found = ", ".join(f"{count} by {reason}" for reason, count in reasons.most_common()) or "none"
     num_kept = len(problems) - len(duplicates)
-    out.print(f"\n{num_kept} of {len(problems)} problems kept in {arguments.output}; duplicates: {found}")
+    where = f" in {arguments.output}" if arguments.output else ""
+    out.print(f"\n{num_kept} of {len(problems)} problems kept{where}; duplicates: {found}")
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from spo.problems.data_files import DataFiles
 from spo.problems.parquet import read_rows
-from spo.problems.reading import Reading, unix_lines
+from spo.problems.reading import Reading, UniqueIds, unix_lines
 from spo.problems.schema import (
     DEFAULT_MEMORY_LIMIT_BYTES,
     DEFAULT_TIME_LIMIT_S,
@@ -46,12 +46,16 @@ def read_code_contests(data: DataFiles, reading: Reading) -> Iterator[Problem]:
         ConfigError: pyarrow is not installed.
         ProblemError: A file is damaged or of another data set, or a row has a hole.
     """
+    ids = UniqueIds()
     for where, row in read_rows(data.files, _REQUIRED, _OPTIONAL, reading.advance):
-        reason = _unsupported(row)
-        if reason:
+        if reason := _unsupported(row):
             reading.leave_out(reason)
+            continue
+        problem_id = ids.take(f"code_contests/{row['name'].strip()}", row["description"])
+        if problem_id is None:
+            reading.leave_out("they repeat another problem")
         else:
-            yield check_problem(_problem(row), where)
+            yield check_problem(_problem(problem_id, row), where)
 
 
 def _unsupported(row: Mapping[str, Any]) -> str:
@@ -67,9 +71,9 @@ def _unsupported(row: Mapping[str, Any]) -> str:
     return ""
 
 
-def _problem(row: Mapping[str, Any]) -> Problem:
+def _problem(problem_id: str, row: Mapping[str, Any]) -> Problem:
     return Problem(
-        id=f"code_contests/{row['name'].strip()}",
+        id=problem_id,
         dataset="code_contests",
         statement=unix_lines(row["description"]),
         tests=tuple(

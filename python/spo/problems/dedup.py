@@ -11,9 +11,11 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 
+from spo.errors import ConfigError
 from spo.problems.schema import Problem
 
 STATEMENT_THRESHOLD = 0.4
@@ -50,6 +52,20 @@ class Duplicate(msgspec.Struct, frozen=True):
     duplicate_of: str
     reason: str
     score: float = 1.0
+
+
+def read_duplicates(path: Path) -> list[Duplicate]:
+    """The findings in a report, one JSON object a line.
+
+    Raises:
+        ConfigError: It is no such report.
+    """
+    try:
+        return msgspec.json.Decoder(Duplicate).decode_lines(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(
+            f"{path}: no report of duplicates ({error}); make it by spo problems dedup … --report {path}"
+        ) from None
 
 
 def find_duplicates(

@@ -14,6 +14,7 @@ import yaml
 
 from spo.errors import ProblemError
 from spo.problems.data_files import DataFiles
+from spo.problems.kattis_submissions import read_submissions
 from spo.problems.kattis_tests import read_tests, read_text
 from spo.problems.latex import latex_title, latex_to_text
 from spo.problems.reading import Reading
@@ -85,6 +86,7 @@ def load_package(package: Path) -> Problem:
         memory_limit_bytes=int(memory_mib * 2**20),
         checker=_checker(package, config, config_path),
         source=str(config.get("source") or ""),
+        solutions=read_submissions(package),
         metadata={"name": _name(config, config_path) or title or package.resolve().name},
     )
     return check_problem(problem, str(config_path))

@@ -7,7 +7,7 @@ looks at problems that are new or have changed.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from spo.files import replace_file
 from spo.jsonl import Journal, read_lines
 from spo.judge import Judge
 from spo.problems.collection import Edit, Problems
+from spo.problems.dedup import read_duplicates
 from spo.problems.info import ProblemInfo, digest, info_of
 from spo.problems.schema import Problem
 from spo.problems.specs import load_problems
@@ -103,18 +104,36 @@ def read_manifest(path: Path) -> Manifest:
         raise ConfigError(f"{path}: no manifest of this version ({error}); verify the problems into another") from None
 
 
-def load_training_problems(specs: tuple[str, ...], seed: int, manifest: str) -> tuple[Problems, dict[str, int]]:
-    """Load problems, and heed the manifest at the path `manifest` if it is not empty.
+def load_training_problems(
+    specs: Sequence[str], seed: int = 0, without: Sequence[str] = (), manifest: str = ""
+) -> tuple[Problems, dict[str, int]]:
+    """Load problems, and heed what is known of them.
+
+    Args:
+        specs: As for `load_problems`.
+        seed: Likewise.
+        without: Paths of reports of duplicates, which are left out.
+        manifest: Path of a manifest; empty if there is none.
 
     Returns:
         The problems that are left, without bad tests and with calibrated limits, and how many are not, by reason.
 
     Raises:
-        ConfigError: A spec is wrong, there is no such manifest, or it does not know the problems.
+        ConfigError: A spec is wrong, there is no such report or manifest, or it does not know the problems.
         ProblemError: A file has a hole, or no problem is left.
     """
     problems = load_problems(specs, seed)
-    return apply_manifest(problems, Path(manifest).expanduser()) if manifest else (problems, {})
+    duplicates = {one.problem_id for path in without for one in read_duplicates(Path(path).expanduser())}
+    kept = problems.where(lambda info: info.id not in duplicates)
+    left_out = {"they are duplicates": len(problems) - len(kept)} if len(kept) < len(problems) else {}
+    if not kept:
+        raise ProblemError(f"problems.without: {', '.join(without)}: no problem is left; train on others")
+    if left_out:
+        _log.warning("%s: left out %d of %d problems", ", ".join(without), len(problems) - len(kept), len(problems))
+    if not manifest:
+        return kept, left_out
+    kept, bad = apply_manifest(kept, Path(manifest).expanduser())
+    return kept, left_out | bad
 
 
 def apply_manifest(problems: Problems, path: Path) -> tuple[Problems, dict[str, int]]:

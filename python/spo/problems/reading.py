@@ -4,6 +4,7 @@ A data set of thousands should not fail for a few rows that nobody can mend: the
 row is an error all the same.
 """
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -31,6 +32,24 @@ class Reading:
     def leave_out(self, reason: str) -> None:
         """Count a row that cannot be trained on."""
         self.left_out[reason] += 1
+
+
+class UniqueIds:
+    """Ids for problems whose names may repeat: a second problem of a name has a digest of its statement behind it."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def take(self, problem_id: str, statement: str) -> str | None:
+        """The id of the next problem; None if there was one of this name and statement before."""
+        digest = hashlib.blake2b(statement.encode(errors="replace"), digest_size=4).hexdigest()
+        if (whole := f"{problem_id}-{digest}") in self._seen:
+            return None
+        self._seen.add(whole)
+        if problem_id in self._seen:
+            return whole
+        self._seen.add(problem_id)
+        return problem_id
 
 
 def log_omissions(what: str, reasons: Mapping[str, int]) -> None:

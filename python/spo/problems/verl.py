@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from spo.errors import ProblemError
 from spo.problems.data_files import LINES, DataFiles
 from spo.problems.ground_truth import Unsupported, function_of, tests_of
 from spo.problems.jsonl import numbered_lines
 from spo.problems.parquet import read_rows
-from spo.problems.reading import Reading, unix_lines
+from spo.problems.reading import Reading, UniqueIds, unix_lines
 from spo.problems.schema import Problem, check_problem
 
 _OPTIONAL = ("data_source", "reward_model", "reward_spec", "extra_info")
@@ -28,6 +30,7 @@ def read_verl(data: DataFiles, reading: Reading) -> Iterator[Problem]:
         ConfigError: pyarrow is needed and not installed.
         ProblemError: A file is damaged, or a row has a hole; names it.
     """
+    ids = UniqueIds()
     for file in data.files:
         for where, row in _rows(file, reading):
             truth = _ground_truth(row, where)
@@ -35,8 +38,12 @@ def read_verl(data: DataFiles, reading: Reading) -> Iterator[Problem]:
                 problem = _problem(row, truth, where)
             except Unsupported as reason:
                 reading.leave_out(str(reason))
+                continue
+            problem_id = ids.take(problem.id, problem.statement)
+            if problem_id is None:
+                reading.leave_out("they repeat another problem")
             else:
-                yield check_problem(problem, where)
+                yield check_problem(msgspec.structs.replace(problem, id=problem_id), where)
 
 
 def _rows(file: Path, reading: Reading) -> Iterator[tuple[str, Mapping[str, Any]]]:
