@@ -36,8 +36,8 @@ fn item(id: u64) -> Item {
 
 fn replay(criterion: &mut Criterion) {
     let bounds = Bounds { capacity: 4096, max_uses: u32::MAX, max_staleness: u64::MAX, order: Order::Uniform };
-    let buffer = ReplayBuffer::new(bounds, 1).expect("a buffer");
-    buffer.add((0..4096).map(item).collect()).expect("an addition");
+    let buffer = ReplayBuffer::new(bounds, 1, false).expect("a buffer");
+    buffer.add((0..4096).map(item).collect(), None).expect("an addition");
     let request = Request {
         num_trajectories: COUNT,
         policy_version: 0,
@@ -45,12 +45,12 @@ fn replay(criterion: &mut Criterion) {
         token_budget: TOKEN_BUDGET,
         row_multiple: 1,
     };
-    let batch = buffer.sample(&request).expect("a batch");
+    let batch = buffer.sample(&request, Interrupt::never()).expect("a batch");
     let tokens: usize = batch.items.iter().map(|(item, _)| item.trajectory.num_tokens()).sum();
     let mut group = criterion.benchmark_group("replay");
     group.throughput(Throughput::Elements(tokens as u64)).sample_size(30);
     group.bench_function("sample and pack 128", |bencher| {
-        bencher.iter(|| buffer.sample(black_box(&request)).expect("a batch"));
+        bencher.iter(|| buffer.sample(black_box(&request), Interrupt::never()).expect("a batch"));
     });
     group.bench_function("copy the same bytes", |bencher| {
         bencher.iter(|| {

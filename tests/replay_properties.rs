@@ -27,6 +27,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(prop_oneof![add, sample], 1..60)
 }
 
+fn orders() -> impl Strategy<Value = Order> {
+    prop_oneof![
+        Just(Order::Oldest),
+        Just(Order::Uniform),
+        Just(Order::Recent { half_life: 2.0 }),
+        Just(Order::Priority { exponent: 0.6 }),
+    ]
+}
+
 struct Run {
     next_id: u64,
     version: u64,
@@ -56,7 +65,7 @@ fn take(
             let ids = store.append(&records, Interrupt::never()).unwrap();
             run.next_id += count;
             let items = records.into_iter().zip(ids).map(|(trajectory, id)| Item { id, trajectory }).collect();
-            buffer.add(items).unwrap();
+            buffer.add(items, None).unwrap();
             None
         }
         Step::Sample(online, offline, ahead) => {
@@ -68,7 +77,7 @@ fn take(
             let share = |part: usize| part as f64 / count as f64;
             let mix = [("online", share(online)), ("offline", share(offline))];
             let request = Request { policy_version: run.version, row_multiple: 2, ..request(count, &mix) };
-            let drawn = buffer.sample(&request);
+            let drawn = buffer.sample(&request, Interrupt::never());
             if let Ok(batch) = &drawn {
                 check_packing(batch, &request);
             }
@@ -82,12 +91,11 @@ proptest! {
 
     #[test]
     fn uses_and_staleness_stay_in_bounds_whatever_happens(
-        steps in steps(), seed in any::<u64>(), uniform in any::<bool>(), max_uses in 1u32..4, max_staleness in 0u64..6,
+        steps in steps(), seed in any::<u64>(), order in orders(), max_uses in 1u32..4, max_staleness in 0u64..6,
     ) {
         let directory = tempfile::tempdir().unwrap();
-        let store = append(directory.path());
-        let order = if uniform { Order::Uniform } else { Order::Oldest };
-        let buffer = ReplayBuffer::new(Bounds { capacity: 8, max_uses, max_staleness, order }, seed).unwrap();
+        let store = Arc::new(append(directory.path()));
+        let buffer = ReplayBuffer::new(Bounds { capacity: 8, max_uses, max_staleness, order }, seed, false).unwrap();
         let mut run = Run { next_id: 0, version: 0 };
         let mut uses: BTreeMap<u64, u32> = BTreeMap::new();
         for step in &steps {
@@ -102,13 +110,13 @@ proptest! {
 
     #[test]
     fn a_buffer_loaded_from_its_state_goes_on_as_the_one_that_was_saved(
-        before in steps(), after in steps(), seed in any::<u64>(), uniform in any::<bool>(),
+        before in steps(), after in steps(), seed in any::<u64>(), order in orders(), computed in any::<bool>(),
     ) {
         let directory = tempfile::tempdir().unwrap();
-        let store = append(directory.path());
-        let order = if uniform { Order::Uniform } else { Order::Oldest };
+        let store = Arc::new(append(directory.path()));
         let bounds = Bounds { capacity: 10, max_uses: 3, max_staleness: 6, order };
-        let (first, second) = (ReplayBuffer::new(bounds, seed).unwrap(), ReplayBuffer::new(bounds, 0).unwrap());
+        let new = |seed| ReplayBuffer::new(bounds, seed, computed).unwrap();
+        let (first, second) = (new(seed), new(0));
         let mut run = Run { next_id: 0, version: 0 };
         for step in &before {
             take(step, &mut run, &first, &store);
@@ -125,8 +133,8 @@ proptest! {
                     let record = Trajectory { source: source.into(), min_policy_version: version, max_policy_version: version, ..trajectory(at) };
                     Item { id: (1 << 40) + run.next_id + at, trajectory: Arc::new(record) }
                 }).collect();
-                first.add(new.clone()).unwrap();
-                second.add(new).unwrap();
+                first.add(new.clone(), None).unwrap();
+                second.add(new, None).unwrap();
                 run.next_id += count;
                 continue;
             }

@@ -144,6 +144,10 @@ def test_one_that_is_too_long_is_named() -> None:
         ({"max_staleness": -1}, "max_staleness"),
         ({"seed": -1}, "seed"),
         ({"order": "random"}, "order"),
+        ({"order": "recent", "half_life": 0.0}, "half_life"),
+        ({"order": "priority", "priority_exponent": -1.0}, "priority_exponent"),
+        ({"pool_order": "none"}, "pool_order"),
+        ({"memory_bytes": 100}, "memory_bytes needs a store"),
     ],
 )
 def test_impossible_bounds_are_named(arguments: dict[str, Any], name: str) -> None:
@@ -160,6 +164,8 @@ def test_impossible_bounds_are_named(arguments: dict[str, Any], name: str) -> No
         ({"mix": {}}, "mix"),
         ({"token_budget": 0}, "token_budget"),
         ({"row_multiple": 0}, "row_multiple"),
+        ({"unit": "bytes"}, "unit must be trajectories or tokens"),
+        ({"group_size": 2}, "no multiple of group_size 2"),
     ],
 )
 def test_impossible_requests_are_named(arguments: dict[str, Any], name: str) -> None:
@@ -182,21 +188,71 @@ def draw(buffer: ReplayBuffer) -> list[int]:
     return buffer.sample(6, 0, mix, token_budget=32).ids.tolist()
 
 
-def test_a_state_that_went_through_json_continues_the_stream(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pool_order", ["kept", "computed"])
+@pytest.mark.parametrize("order", ["oldest", "uniform", "recent", "priority"])
+def test_a_state_that_went_through_json_continues_the_stream(tmp_path: Path, order: str, pool_order: str) -> None:
     with TrajectoryStore.open(tmp_path, tokenizer="tests") as store:
         records = [make(number, "offline" if number % 2 else "online") for number in range(40)]
         ids = store.append(records)
-        options: dict[str, Any] = {"capacity": 100, "max_uses": 3, "max_staleness": 1000, "store": store}
-        buffer = ReplayBuffer(seed=5, order="uniform", **options)
+        bounds = {"capacity": 100, "max_uses": 3, "max_staleness": 1000}
+        options: dict[str, Any] = {**bounds, "store": store, "order": order, "pool_order": pool_order}
+        buffer = ReplayBuffer(seed=5, **options)
         buffer.add(records, ids)
+        buffer.set_priorities(ids, [1.0 + number % 3 for number in range(40)])
         for _ in range(3):
             draw(buffer)
         state = json.loads(json.dumps(buffer.state_dict()))
-        loaded = ReplayBuffer(seed=99, order="uniform", **options)
+        loaded = ReplayBuffer(seed=99, **options)
         loaded.load_state_dict(state)
         assert len(loaded) == len(buffer)
         assert [draw(loaded) for _ in range(5)] == [draw(buffer) for _ in range(5)]
         assert loaded.state_dict() == buffer.state_dict()
+
+
+def test_a_state_of_the_first_format_is_still_loaded(tmp_path: Path) -> None:
+    with TrajectoryStore.open(tmp_path, tokenizer="tests") as store:
+        records = [make(number, "offline" if number % 2 else "online") for number in range(40)]
+        options: dict[str, Any] = {"capacity": 100, "max_uses": 3, "max_staleness": 1000, "store": store}
+        buffer, loaded = (ReplayBuffer(seed=seed, **options) for seed in (5, 6))
+        buffer.add(records, store.append(records))
+        draw(buffer)
+        state = {
+            name: value for name, value in buffer.state_dict().items() if name not in ("window_priorities", "owed")
+        }
+        loaded.load_state_dict({**state, "format": 1})
+        assert [draw(loaded) for _ in range(3)] == [draw(buffer) for _ in range(3)]
+
+
+def test_the_state_of_a_pool_with_computed_orders_does_not_grow_with_the_pool(tmp_path: Path) -> None:
+    with TrajectoryStore.open(tmp_path, tokenizer="tests") as store:
+        ids = store.append([make(number, "offline") for number in range(2000)])
+        options: dict[str, Any] = {"capacity": 1, "max_uses": 1, "max_staleness": 1, "store": store}
+        buffer = ReplayBuffer(seed=5, pool_order="computed", memory_bytes=50_000, **options)
+        buffer.add_stored(ids, "offline")
+        drawn = [buffer.sample(300, 0, {"offline": 1.0}, token_budget=32).ids.tolist() for _ in range(7)]
+        assert {id for batch in drawn for id in batch} == set(ids)
+        assert buffer.memory_bytes() <= 50_000
+        assert len(json.dumps(buffer.state_dict())) < 5_000
+        with pytest.raises(StoreError, match="no record"):
+            buffer.add_stored([max(ids) + 1], "offline")
+        buffer.close()
+        with pytest.raises(StoreError, match="is not in memory"):
+            buffer.sample(300, 0, {"offline": 1.0}, token_budget=32)
+
+
+def test_shares_may_be_counted_in_tokens_and_groups_come_whole() -> None:
+    buffer = filled(30, max_uses=9)
+    lengths = {number: len(make(number).prompt_tokens) + number % 7 for number in [*range(30), *range(1000, 1030)]}
+    tokens = {"online": 0, "offline": 0}
+    for _ in range(20):
+        batch = buffer.sample(5, 0, {"online": 0.3, "offline": 0.7}, token_budget=32, unit="tokens")
+        for record_id, source in zip(batch.ids.tolist(), batch.sources, strict=True):
+            tokens[source] += lengths[record_id]
+    assert abs(tokens["online"] - 0.3 * sum(tokens.values())) <= 24
+    grouped = ReplayBuffer(capacity=50, max_uses=1, max_staleness=9, seed=0)
+    grouped.add([make(0, problem_id=f"p{at % 5}") for at in range(18)], range(18))
+    batch = grouped.sample(8, 0, token_budget=32, group_size=4)
+    assert sorted(batch.problem_ids.count(name) for name in set(batch.problem_ids)) == [4, 4]
 
 
 def test_a_state_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -271,6 +271,10 @@ class TrajectoryStore:
         since_us = None if since is None else max(0, int(since * 1e6))
         return self._native.scan(source, problem, reward, since_us, has, lacks)
 
+    def own(self, ids: Sequence[int]) -> list[int]:
+        """Those of the ids that are of this store itself, not of an attached one; in their order."""
+        return self._native.own_ids(ids)
+
     def info(self) -> dict[str, Any]:
         """Totals: path, store_id, tokenizer, records, their tokens and sources, bytes, segments, damage skipped.
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use spo_core::replay::batch::Batch;
-use spo_core::replay::state::{PoolState, State};
+use spo_core::replay::mix::Unit;
+use spo_core::replay::state::{PoolOrderState, PoolState, State};
 use spo_core::replay::window::Bounds;
 use spo_core::replay::{Counters, Item, Order, ReplayBuffer, Request};
 
@@ -15,47 +16,118 @@ use crate::runtime::without_gil;
 use crate::store::NativeStore;
 use crate::trajectory::{Trajectory, cores};
 
-/// The replay buffer; see `spo.replay.ReplayBuffer`.
+/// Most ids in one run of a pool's state: as many as a segment of the store can have.
+const MAX_RUN: u64 = 1 << 28;
+
+/// The replay buffer; see `spo.replay.ReplayBuffer`. Every call releases the GIL before it waits for the buffer's lock,
+/// since whoever has the lock may want the GIL to look for signals.
 #[pyclass(frozen, module = "spo._native")]
 pub(crate) struct NativeReplayBuffer(ReplayBuffer);
 
 #[pymethods]
 impl NativeReplayBuffer {
     #[new]
-    fn new(capacity: usize, max_uses: u32, max_staleness: u64, seed: u64, order: &str) -> PyResult<Self> {
+    #[pyo3(signature = (capacity, max_uses, max_staleness, seed, *, order, half_life, priority_exponent, pool_order, store,
+        memory_bytes))]
+    #[expect(clippy::too_many_arguments, reason = "the settings of a buffer")]
+    fn new(
+        capacity: usize,
+        max_uses: u32,
+        max_staleness: u64,
+        seed: u64,
+        order: &str,
+        half_life: f64,
+        priority_exponent: f64,
+        pool_order: &str,
+        store: Option<PyRef<'_, NativeStore>>,
+        memory_bytes: Option<usize>,
+    ) -> PyResult<Self> {
         let order = match order {
             "oldest" => Order::Oldest,
             "uniform" => Order::Uniform,
-            other => {
-                return Err(PyValueError::new_err(format!("order must be \"oldest\" or \"uniform\", got {other:?}")));
-            }
+            "recent" => Order::Recent { half_life },
+            "priority" => Order::Priority { exponent: priority_exponent },
+            other => return Err(unknown("order", other, "oldest, uniform, recent or priority")),
+        };
+        let computed_orders = match pool_order {
+            "kept" => false,
+            "computed" => true,
+            other => return Err(unknown("pool_order", other, "kept or computed")),
         };
         let bounds = Bounds { capacity, max_uses, max_staleness, order };
-        ReplayBuffer::new(bounds, seed).map(NativeReplayBuffer).map_err(crate::errors::to_python)
+        let buffer = ReplayBuffer::new(bounds, seed, computed_orders).map_err(crate::errors::to_python)?;
+        if let Some(store) = store {
+            buffer.bind(store.0.clone(), memory_bytes);
+        }
+        Ok(NativeReplayBuffer(buffer))
     }
 
-    fn add(&self, py: Python<'_>, trajectories: Vec<PyRef<'_, Trajectory>>, ids: Vec<u64>) -> PyResult<()> {
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        without_gil(py, |_| {
+            self.0.unbind();
+            Ok(())
+        })
+    }
+
+    fn add(
+        &self,
+        py: Python<'_>,
+        trajectories: Vec<PyRef<'_, Trajectory>>,
+        ids: Vec<u64>,
+        pool: Option<String>,
+    ) -> PyResult<()> {
         if trajectories.len() != ids.len() {
             let (given, named) = (trajectories.len(), ids.len());
             return Err(PyValueError::new_err(format!("{given} trajectories came with {named} ids")));
         }
         let items = cores(&trajectories).into_iter().zip(ids);
         let items = items.map(|(trajectory, id)| Item { id, trajectory }).collect();
-        without_gil(py, |_| self.0.add(items))
+        without_gil(py, |_| self.0.add(items, pool.as_deref()))
     }
 
+    fn add_stored(&self, py: Python<'_>, ids: Vec<u64>, pool: &str) -> PyResult<()> {
+        without_gil(py, |interrupt| self.0.add_stored(&ids, pool, interrupt))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a batch shall be like")]
     fn sample<'py>(
         &self,
         py: Python<'py>,
         num_trajectories: usize,
         policy_version: u64,
         mix: BTreeMap<String, f64>,
+        unit: &str,
+        group_size: usize,
         token_budget: usize,
         row_multiple: usize,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let request = Request { num_trajectories, policy_version, mix, token_budget, row_multiple };
-        let batch = without_gil(py, |_| self.0.sample(&request))?;
+        let unit = match unit {
+            "trajectories" => Unit::Trajectories,
+            "tokens" => Unit::Tokens,
+            other => return Err(unknown("unit", other, "trajectories or tokens")),
+        };
+        let request = Request { num_trajectories, policy_version, mix, unit, group_size, token_budget, row_multiple };
+        let batch = without_gil(py, |interrupt| self.0.sample(&request, interrupt))?;
         arrays(py, batch)
+    }
+
+    fn set_reference_logprobs(
+        &self,
+        py: Python<'_>,
+        ids: Vec<u64>,
+        logprobs: Vec<PyReadonlyArray1<'_, f32>>,
+    ) -> PyResult<()> {
+        let values = ids.into_iter().zip(logprobs).map(|(id, values)| Ok((id, values.as_slice()?.to_vec())));
+        let values = values.collect::<PyResult<Vec<_>>>()?;
+        without_gil(py, |_| self.0.set_reference_logprobs(values))
+    }
+
+    fn set_priorities(&self, py: Python<'_>, priorities: BTreeMap<u64, f64>) -> PyResult<()> {
+        without_gil(py, |_| self.0.set_priorities(&priorities))
+    }
+
+    fn memory_bytes(&self, py: Python<'_>) -> PyResult<usize> {
+        without_gil(py, |_| Ok(self.0.memory_bytes()))
     }
 
     fn available(&self, py: Python<'_>, policy_version: u64) -> PyResult<BTreeMap<String, usize>> {
@@ -63,7 +135,7 @@ impl NativeReplayBuffer {
     }
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let counters = self.0.counters();
+        let counters = without_gil(py, |_| Ok(self.0.counters()))?;
         let dict = PyDict::new(py);
         dict.set_item("used_up", counters.used_up)?;
         dict.set_item("expired", counters.expired)?;
@@ -77,19 +149,16 @@ impl NativeReplayBuffer {
         let state = without_gil(py, |_| Ok(self.0.state()))?;
         let pools = PyDict::new(py);
         for (source, pool) in state.pools {
-            let entry = PyDict::new(py);
-            entry.set_item("ids", pool.ids)?;
-            entry.set_item("cursor", pool.cursor)?;
-            entry.set_item("epoch", pool.epoch)?;
-            entry.set_item("random", pool.random)?;
-            pools.set_item(source, entry)?;
+            pools.set_item(source, pool_entry(py, pool)?)?;
         }
         let dict = PyDict::new(py);
         dict.set_item("seed", state.seed)?;
         dict.set_item("window_random", state.window_random)?;
         dict.set_item("window_ids", state.window_ids)?;
         dict.set_item("window_uses", state.window_uses)?;
+        dict.set_item("window_priorities", state.window_priorities)?;
         dict.set_item("pools", pools)?;
+        dict.set_item("owed", state.owed)?;
         dict.set_item("counters", self.counters(py)?)?;
         Ok(dict)
     }
@@ -113,7 +182,9 @@ impl NativeReplayBuffer {
             window_random: field(state, "window_random")?,
             window_ids: field(state, "window_ids")?,
             window_uses: field(state, "window_uses")?,
+            window_priorities: field(state, "window_priorities")?,
             pools,
+            owed: field(state, "owed")?,
             counters: Counters {
                 used_up: counter("used_up")?,
                 expired: counter("expired")?,
@@ -126,14 +197,56 @@ impl NativeReplayBuffer {
         without_gil(py, |interrupt| self.0.load_state(&state, &store, interrupt))
     }
 
-    fn __len__(&self) -> usize {
-        self.0.len()
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        without_gil(py, |_| Ok(self.0.len()))
     }
 }
 
+/// A pool's state; ids that lie in the order of their additions are told as runs of neighbours, which are few.
+fn pool_entry(py: Python<'_>, pool: PoolState) -> PyResult<Bound<'_, PyDict>> {
+    let entry = PyDict::new(py);
+    entry.set_item("cursor", pool.cursor)?;
+    entry.set_item("epoch", pool.epoch)?;
+    match pool.order {
+        PoolOrderState::Kept { random } => {
+            entry.set_item("ids", pool.ids)?;
+            entry.set_item("random", random)?;
+        }
+        PoolOrderState::Computed { length, waiting } => {
+            let mut runs: Vec<[u64; 2]> = Vec::new();
+            for id in pool.ids {
+                match runs.last_mut() {
+                    Some([first, count]) if *first + *count == id => *count += 1,
+                    _ => runs.push([id, 1]),
+                }
+            }
+            entry.set_item("runs", runs)?;
+            entry.set_item("length", length)?;
+            entry.set_item("waiting", waiting)?;
+        }
+    }
+    Ok(entry)
+}
+
 fn pool_state(pool: &Bound<'_, PyDict>) -> PyResult<PoolState> {
-    let (ids, cursor) = (field(pool, "ids")?, field(pool, "cursor")?);
-    Ok(PoolState { ids, cursor, epoch: field(pool, "epoch")?, random: field(pool, "random")? })
+    let (cursor, epoch) = (field(pool, "cursor")?, field(pool, "epoch")?);
+    if !pool.contains("runs")? {
+        let order = PoolOrderState::Kept { random: field(pool, "random")? };
+        return Ok(PoolState { ids: field(pool, "ids")?, cursor, epoch, order });
+    }
+    let mut ids: Vec<u64> = Vec::new();
+    for [first, count] in field::<Vec<[u64; 2]>>(pool, "runs")? {
+        if count > MAX_RUN || first.checked_add(count).is_none() {
+            return Err(PyValueError::new_err(format!("the buffer's state has an impossible run of {count} ids")));
+        }
+        ids.extend(first..first + count);
+    }
+    let order = PoolOrderState::Computed { length: field(pool, "length")?, waiting: field(pool, "waiting")? };
+    Ok(PoolState { ids, cursor, epoch, order })
+}
+
+fn unknown(name: &str, given: &str, known: &str) -> PyErr {
+    PyValueError::new_err(format!("{name} must be {known}, got {given:?}"))
 }
 
 fn field<T: for<'a, 'py> FromPyObject<'a, 'py>>(state: &Bound<'_, PyDict>, name: &str) -> PyResult<T> {
@@ -169,6 +282,8 @@ fn arrays<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyDict>> {
     dict.set_item("max_policy_versions", PyArray1::from_iter(py, records().map(|record| record.max_policy_version)))?;
     dict.set_item("ids", PyArray1::from_iter(py, batch.items.iter().map(|(item, _)| item.id)))?;
     dict.set_item("uses", PyArray1::from_iter(py, batch.items.iter().map(|(_, uses)| *uses)))?;
+    let has_reference = records().map(|record| record.reference_logprobs.is_some());
+    dict.set_item("has_reference_logprobs", PyArray1::from_iter(py, has_reference))?;
     dict.set_item("sources", records().map(|record| record.source.as_str()).collect::<Vec<_>>())?;
     dict.set_item("problem_ids", records().map(|record| record.problem_id.as_str()).collect::<Vec<_>>())?;
     Ok(dict)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use spo_core::store::id::is_attached;
 use spo_core::store::{Filter, Mode, OnDamage, Options, Store};
 use spo_core::trajectory::Late;
 use spo_core::trajectory::record::{Columns, Present};
@@ -138,6 +139,10 @@ impl NativeStore {
         let (has, lacks) = (columns("has", &has)?, columns("lacks", &lacks)?);
         let filter = Filter { source, problem, reward, since_us, has, lacks };
         without_gil(py, |interrupt| self.0.scan(&filter, interrupt))
+    }
+
+    fn own_ids(&self, ids: Vec<u64>) -> Vec<u64> {
+        ids.into_iter().filter(|&id| !is_attached(id)).collect()
     }
 
     fn damaged_late_columns(&self, py: Python<'_>) -> PyResult<u64> {

@@ -1,18 +1,23 @@
 //! The window: the newest online trajectories, first in first out, each used at most so often and only while its policy
-//! version is recent enough. Those used least are drawn first, so that all are used once before one is used twice.
+//! version is recent enough. By default those used least are drawn first, so that all are used once before one is used
+//! twice; see [`Order`].
 
 use std::collections::VecDeque;
 
+use super::card::{Card, whole_groups};
+use super::order::{Order, ln};
 use super::random::Random;
-use super::{Counters, Item, Order};
+use super::{Counters, Quota};
 
 /// An online trajectory and how often it has been drawn.
-#[derive(Clone)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Entry {
     /// The trajectory.
-    pub item: Item,
+    pub card: Card,
     /// Draws so far.
     pub uses: u32,
+    /// Decides how soon it is drawn under [`Order::Priority`].
+    pub priority: f64,
 }
 
 /// What may be drawn, and how often.
@@ -24,7 +29,7 @@ pub struct Bounds {
     pub max_uses: u32,
     /// Most versions that an entry's oldest token may be behind.
     pub max_staleness: u64,
-    /// Which of the least used go first.
+    /// Which go first.
     pub order: Order,
 }
 
@@ -42,8 +47,8 @@ pub struct Window {
 pub struct Draw {
     /// Places in the window.
     places: Vec<usize>,
-    /// The items with the number of their use, from 1.
-    pub items: Vec<(Item, u32)>,
+    /// The cards with the number of their use, from 1.
+    pub cards: Vec<(Card, u32)>,
     random: Random,
 }
 
@@ -59,23 +64,41 @@ impl Window {
         self.entries.iter().filter(|entry| self.usable(entry, policy_version)).count()
     }
 
-    /// Plans to draw `count` entries, at most [`Self::available`].
-    pub fn plan(&self, count: usize, policy_version: u64) -> Draw {
+    /// The priority of an entry that is new: the greatest there is, so that each is soon drawn once.
+    pub fn first_priority(&self) -> f64 {
+        match self.bounds.order {
+            Order::Priority { .. } => self.entries.iter().map(|entry| entry.priority).reduce(f64::max).unwrap_or(1.0),
+            _ => 1.0,
+        }
+    }
+
+    /// Plans to draw the first entries of the queue, in whole groups where asked for; fewer, if there are fewer.
+    pub fn plan(&self, quota: Quota, policy_version: u64) -> Draw {
         let mut random = self.random.clone();
-        let mut usable: Vec<(u32, u64, usize)> = Vec::new();
+        let order = self.bounds.order;
+        let mut usable: Vec<(u32, u64, usize)> = Vec::with_capacity(self.entries.len());
         for (place, entry) in self.entries.iter().enumerate() {
             if self.usable(entry, policy_version) {
-                let turn = match self.bounds.order {
-                    Order::Uniform => random.bits(),
-                    Order::Oldest => entry.item.trajectory.min_policy_version,
-                };
-                usable.push((entry.uses, turn, place));
+                let uses = if order.least_used_first() { entry.uses } else { 0 };
+                let version = entry.card.min_policy_version;
+                let log_priority = if order.least_used_first() { 0.0 } else { ln(entry.priority) };
+                let turn = order.turn(policy_version.saturating_sub(version), version, log_priority, &mut random);
+                usable.push((uses, turn, place));
             }
         }
+        if quota.group_size == 1 && quota.count < usable.len() {
+            // Only the first few need be in order.
+            usable.select_nth_unstable(quota.count);
+            usable.truncate(quota.count);
+        }
         usable.sort_unstable();
-        let places: Vec<usize> = usable.into_iter().take(count).map(|(.., place)| place).collect();
-        let taken = |&place: &usize| (self.entries[place].item.clone(), self.entries[place].uses + 1);
-        Draw { items: places.iter().map(taken).collect(), places, random }
+        let mut places: Vec<usize> = usable.into_iter().map(|(.., place)| place).collect();
+        if quota.group_size > 1 {
+            let cards = places.iter().map(|&place| self.entries[place].card);
+            places = whole_groups(cards, quota.group_size, quota.count).into_iter().map(|at| places[at]).collect();
+        }
+        let taken = |&place: &usize| (self.entries[place].card, self.entries[place].uses + 1);
+        Draw { cards: places.iter().map(taken).collect(), places, random }
     }
 
     /// Makes a planned draw happen; entries that can never be drawn again leave, and are returned.
@@ -93,7 +116,7 @@ impl Window {
             counters.expired += u64::from(expired && !used_up);
             counters.expired_unused += u64::from(expired && entry.uses == 0);
             if used_up || expired {
-                gone.push(entry.item.id);
+                gone.push(entry.card.id);
             }
             !(used_up || expired)
         });
@@ -106,5 +129,5 @@ impl Window {
 }
 
 fn staleness(entry: &Entry, policy_version: u64) -> u64 {
-    policy_version.saturating_sub(entry.item.trajectory.min_policy_version)
+    policy_version.saturating_sub(entry.card.min_policy_version)
 }

@@ -25,6 +25,11 @@ pub fn split_id(id: u64) -> Option<(u32, u32)> {
     (number < 1 << NUMBER_BITS).then_some((number, sequence))
 }
 
+/// Whether the id is of a record in an attached store.
+pub fn is_attached(id: u64) -> bool {
+    split_id(id).is_some_and(|(number, _)| split_attached(number).is_some())
+}
+
 /// What the segment numbers of the store in this slot, from 1, are counted from.
 pub fn attached_base(slot: u32) -> u32 {
     ATTACHED_BASE + (slot << ATTACHED_BITS)

@@ -22,6 +22,7 @@
 
 mod attach;
 mod compact;
+pub mod describe;
 pub mod files;
 mod footer;
 pub mod id;

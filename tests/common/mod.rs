@@ -7,6 +7,7 @@ use std::path::Path;
 use spo_core::Interrupt;
 use spo_core::replay::Request;
 use spo_core::replay::batch::{Batch, PADDING};
+use spo_core::replay::mix::Unit;
 use spo_core::store::{Mode, Options, Store};
 use spo_core::trajectory::Trajectory;
 
@@ -51,7 +52,15 @@ pub fn append(directory: &Path) -> Store {
 /// Asks for a batch with rows of 64 tokens.
 pub fn request(count: usize, mix: &[(&str, f64)]) -> Request {
     let mix = mix.iter().map(|&(source, share)| (source.to_owned(), share)).collect();
-    Request { num_trajectories: count, policy_version: 0, mix, token_budget: 64, row_multiple: 1 }
+    Request {
+        num_trajectories: count,
+        policy_version: 0,
+        mix,
+        unit: Unit::Trajectories,
+        group_size: 1,
+        token_budget: 64,
+        row_multiple: 1,
+    }
 }
 
 /// Checks that the batch holds each token of its trajectories once, in the right place, and nothing else.
