@@ -32,6 +32,7 @@ from spo.types import (
     Pending,
     ProblemData,
     PromptLengths,
+    ReferenceLogprobs,
     RunFinished,
     SavedState,
     SaveRequest,
@@ -92,8 +93,10 @@ def write_problems(path: Path, prefix: str, count: int) -> None:
     path.write_bytes(b"\n".join(msgspec.json.encode(problem) for problem in problems))
 
 
-def make_run(folder: Path, *overrides: str, resume: bool = False, tokenizer: str = TOKENIZER) -> Path:
-    """Prepares `folder/run` with six training problems and three held-out ones."""
+def make_run(
+    folder: Path, *overrides: str, resume: bool = False, tokenizer: str = TOKENIZER, name: str = "run"
+) -> Path:
+    """Prepares `folder/NAME` with six training problems and three held-out ones."""
     if not resume:
         write_problems(folder / "train.jsonl", "train", 6)
         write_problems(folder / "evaluation.jsonl", "held-out", 3)
@@ -102,7 +105,7 @@ def make_run(folder: Path, *overrides: str, resume: bool = False, tokenizer: str
         str(folder / "small.toml"),
         [
             *SMALL,
-            f"run_dir={folder / 'run'}",
+            f"run_dir={folder / name}",
             f'problems.train=["jsonl:{folder / "train.jsonl"}"]',
             f'problems.evaluation=["jsonl:{folder / "evaluation.jsonl"}"]',
             *overrides,
@@ -310,8 +313,11 @@ class ScriptedTrainer:
                 return
             assert batch.step == step
             # A step that a resume undid has to be repeated with the batch that it had.
-            assert self.batches.setdefault(step, batch) == batch, f"step {step} has another batch than before"
+            trained_on = msgspec.structs.replace(batch, keep_reference_logprobs=False)
+            assert self.batches.setdefault(step, trained_on) == trained_on, f"step {step} has another batch than before"
             await trio.sleep(self.step_s)
+            if batch.keep_reference_logprobs and not batch.reference_logprobs:
+                await self._tell_reference(connection, batch)
             if self.rank == 0:
                 await connection.send(StepDone(step=step, metrics={"loss/objective": 1.0 / step}))
             if step % self.model_update_interval == 0 or step == self.total_steps:
@@ -325,6 +331,18 @@ class ScriptedTrainer:
                 await connection.send(CheckpointSaved(step=step))
         await connection.send(TrainingDone(step=self.total_steps))
         self.finished = isinstance(await self._answer(connection), RunFinished)
+
+    async def _tell_reference(self, connection: AsyncConnection, batch: Batch) -> None:
+        """Tells values that depend on the step, as the last bits of real ones do."""
+        segments = rows_of(batch)[1]
+        responses = np.frombuffer(batch.response_mask, np.uint8).reshape(segments.shape) != 0
+        trajectories = sorted({int(index) for index in segments[segments >= 0]})
+        lengths = [int((responses & (segments == index)).sum()) for index in trajectories]
+        values = np.full(sum(lengths), -1.0 - batch.step / 1024, np.float32)
+        if trajectories:
+            await connection.send(
+                ReferenceLogprobs(step=batch.step, trajectories=trajectories, logprobs=values.tobytes())
+            )
 
     async def _publish(self, version: int) -> None:
         if self.publisher is not None:

@@ -27,6 +27,7 @@ from spo.types import (
     BatchRequest,
     CheckpointSaved,
     Pending,
+    ReferenceLogprobs,
     RunFinished,
     SavedState,
     SaveRequest,
@@ -120,6 +121,12 @@ class FakeOrchestrator:
     """Answers the request for this step's batch with `Stop`."""
     hang_up_at: int | None = None
     """Closes the connection instead of sending this step's batch."""
+    keeps_reference: bool = False
+    """Wants to be told what the reference gives."""
+    stored: dict[int, dict[int, np.ndarray]] = field(default_factory=dict)
+    """By step and trajectory: what it gave before."""
+    told: dict[int, dict[int, np.ndarray]] = field(default_factory=dict)
+    """By step and trajectory: what it was told."""
     hellos: list[TrainerHello] = field(default_factory=list)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     snapshots: dict[int, Snapshot] = field(default_factory=dict)
@@ -157,7 +164,12 @@ class FakeOrchestrator:
                     elif step == self.hang_up_at:
                         return
                     else:
-                        await connection.send(make_batch(step, hello.rank, hello.world_size))
+                        await connection.send(self._batch(step, hello))
+                case ReferenceLogprobs(step=step, trajectories=trajectories, logprobs=logprobs):
+                    lengths = [self._response_mask(make_batch(step, 0, 1), each).sum() for each in trajectories]
+                    parts = np.split(np.frombuffer(logprobs, np.float32), np.cumsum(lengths))
+                    assert len(parts.pop()) == 0
+                    self.told.setdefault(step, {}).update(zip(trajectories, parts, strict=True))
                 case StepDone(step=step, metrics=metrics):
                     assert step not in self.metrics
                     self.metrics[step] = metrics
@@ -175,6 +187,25 @@ class FakeOrchestrator:
                             await other.send(RunFinished())
                 case message:
                     raise AssertionError(f"a trainer sent {message}")
+
+    def _batch(self, step: int, hello: TrainerHello) -> Batch:
+        batch = make_batch(step, hello.rank, hello.world_size)
+        reference = b""
+        if step in self.stored:
+            values = np.zeros((batch.num_rows, batch.num_tokens), np.float32)
+            for trajectory, logprobs in self.stored[step].items():
+                mask = self._response_mask(batch, trajectory)
+                values[mask] = logprobs[: mask.sum()]
+            reference = values.tobytes()
+        return msgspec.structs.replace(
+            batch, reference_logprobs=reference, keep_reference_logprobs=self.keeps_reference
+        )
+
+    @staticmethod
+    def _response_mask(batch: Batch, trajectory: int) -> np.ndarray:
+        shape = (batch.num_rows, batch.num_tokens)
+        segments = np.frombuffer(batch.segment_ids, np.int32).reshape(shape)
+        return (segments == trajectory) & (np.frombuffer(batch.response_mask, np.uint8).reshape(shape) != 0)
 
     async def _version_published(self, version: int, world_size: int) -> None:
         self._published[version] = self._published.get(version, 0) + 1

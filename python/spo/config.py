@@ -132,11 +132,21 @@ class ReplayConfig(Section, frozen=True):
     """How often an online trajectory may be trained on."""
     max_staleness: Count = 64
     """How many optimiser steps the weights that sampled a trajectory may be behind when it is trained on."""
+    memory_bytes: Positive = 4 << 30
+    """About the most bytes of decoded trajectories kept in memory; others are read from the store in their turn."""
+    keep_reference_logprobs: bool = True
+    """Store what the reference gives to each trajectory that is trained on, and do not ask it again for a batch whose
+    trajectories all have it. About 4 bytes a response token on disk."""
 
 
 class ExperienceConfig(Section, frozen=True):
     """Experience of earlier runs."""
 
+    stores: tuple[str, ...] = ()
+    """Earlier runs' directories, or stores: their trajectories of this run's training problems, each content once, are
+    offline trajectories of this run. They are read where they lie, not copied."""
+    accepted_only: bool = False
+    """Take only their accepted trajectories."""
     replay: str = ""
     """A run directory: every batch is what it was in that run, from its store and its log. `spo train --replay` sets it
     and all that must agree."""

@@ -24,10 +24,14 @@ class Consumed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """B ids in the store, in the order of the batch."""
     uses: list[int]
     """How many times each had been drawn, this time included."""
+    sources: list[tuple[str, int]]
+    """Where they were drawn from, neighbours of one source together: source and how many."""
     rewards: list[float]
     """The reward of each, as it was then: a store may be told of a revised one."""
     initial_values: list[float]
     """Q̂_0 of each one's problem."""
+    reference_stored: bool
+    """Whether the reference's log-probabilities came from the store; else the trainer computed them in this batch."""
     token_budget: int
     """Tokens in a row."""
     num_ranks: int
@@ -110,6 +114,7 @@ class ConsumptionLog:
                 "was it written by another version of spo?"
             ) from None
         lists = (consumed.ids, consumed.uses, consumed.rewards, consumed.initial_values)
-        if len({len(column) for column in lists}) > 1:
+        num_sources = sum(count for _, count in consumed.sources)
+        if len({num_sources, *(len(column) for column in lists)}) > 1:
             raise ConfigError(f"{self._path}: the line of step {step} is damaged: its lists differ in length")
         return consumed

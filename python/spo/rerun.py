@@ -59,6 +59,7 @@ def replayed_config(run_dir: str | Path, overrides: Sequence[str] = ()) -> Confi
         [
             "run_dir=",
             f"experience.replay={path}",
+            "experience.stores=[]",
             f"model.path={_model_path(path, read_model(path))}",
             "problems.train=[]",
             "problems.evaluation=[]",

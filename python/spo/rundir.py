@@ -210,6 +210,10 @@ def _absolute(config: Config, run_dir: Path) -> Config:
         model=model,
         problems=problems,
         values=msgspec.structs.replace(config.values, directory=str(values)),
+        experience=msgspec.structs.replace(
+            config.experience,
+            stores=tuple(str(Path(store).expanduser().absolute()) for store in config.experience.stores),
+        ),
     )
 
 

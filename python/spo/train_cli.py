@@ -20,6 +20,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING
 
 from spo.config import Config, load_config
+from spo.earlier import locate_stores
 from spo.errors import ConfigError
 from spo.launch import ERROR_PREFIX
 from spo.plan import make_plan, render
@@ -107,6 +108,7 @@ def check_input(arguments: Sequence[str]) -> Config:
     config, is_resumed = read_arguments(arguments)
     if not is_resumed and config.run_dir:
         check_free(Path(config.run_dir).expanduser().absolute())
+    locate_stores(config.experience.stores)
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"training needs {' and '.join(missing)}; install them by: pip install 'spo-rl[train]'")

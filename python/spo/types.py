@@ -16,7 +16,7 @@ import msgspec
 
 from spo.problems import Problem
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised whenever a message changes; processes of different versions refuse each other."""
 
 
@@ -52,6 +52,16 @@ class StepDone(Message, frozen=True):
     step: int
     metrics: dict[str, float]
     """Already averaged over ranks; names as in `docs/metrics.md`."""
+
+
+class ReferenceLogprobs(Message, frozen=True):
+    """A rank tells what the reference gave to the trajectories in its rows of `step`, computed for that step."""
+
+    step: int
+    trajectories: list[int]
+    """Indices in the whole batch."""
+    logprobs: bytes
+    """float32: of each one's response tokens, one trajectory after the other."""
 
 
 class VersionPublished(Message, frozen=True):
@@ -185,6 +195,11 @@ class Batch(Message, frozen=True):
     the batch has none."""
     mc_rollouts: bytes = b""
     """uint16 [R, T]: all continuations from there, 0 where none were sampled."""
+    reference_logprobs: bytes = b""
+    """float32 [R, T], 0 outside responses: what `ReferenceLogprobs` told earlier of every trajectory of the whole
+    batch; empty where one is lacking, and then all are to be computed."""
+    keep_reference_logprobs: bool = False
+    """Whether what is computed is to be told."""
 
 
 class SavedState(Message, frozen=True):
@@ -263,6 +278,7 @@ ToOrchestrator = (
     TrainerHello
     | BatchRequest
     | StepDone
+    | ReferenceLogprobs
     | VersionPublished
     | SaveRequest
     | CheckpointSaved

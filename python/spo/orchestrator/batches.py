@@ -8,6 +8,7 @@ Who asks and how is not known here (`trainers.py`).
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from spo.orchestrator.replayed import ReplayedRun
 from spo.orchestrator.state import SavedProgress, encode_state
 from spo.replay import Batch, NotEnough
 from spo.types import Batch as BatchMessage
+from spo.types import ReferenceLogprobs
 
 _POLL_S = 1.0
 """A waiting batch looks again after this long, whether it was notified or not."""
@@ -41,6 +43,22 @@ class _Drawn(NamedTuple):
     batch: Batch
     consumed: Consumed
     is_new: bool = True
+
+
+class _Lacking(NamedTuple):
+    """Of which trajectories of a batch the reference's log-probabilities are not stored."""
+
+    ids: list[int]
+    """Of the whole batch."""
+    lengths: list[int]
+    """Response tokens of each."""
+    still: set[int]
+    """Ids of those that lack them."""
+
+    def fit(self, trajectories: Sequence[int], num_values: int) -> bool:
+        """Whether there are so many values of these trajectories."""
+        known = len(trajectories) > 0 and all(0 <= index < len(self.ids) for index in trajectories)
+        return known and sum(self.lengths[index] for index in trajectories) == num_values
 
 
 class Batches:
@@ -76,6 +94,8 @@ class Batches:
         self._step = 0
         self._batch: Batch | None = None
         self._extras = Extras()
+        self._lacking: dict[int, _Lacking] = {}
+        """By step: of the last two, since ranks need not tell in step."""
         self._consumed: Consumed | None = None
         """What is in the log about it."""
         self._taken: set[int] = set()
@@ -116,8 +136,9 @@ class Batches:
         if there < wanted:
             raise RunFailed(
                 f"batch.online_fraction={self._config.batch.online_fraction} asks for {wanted} offline trajectories a "
-                f"step, but the reference's {self._config.values.num_samples} samples a problem gave {there} different "
-                "accepted ones; set batch.online_fraction=1, raise values.num_samples, or train on easier problems"
+                f"step, but experience.stores and the reference's {self._config.values.num_samples} samples a problem "
+                f"gave {there} different ones; set batch.online_fraction=1, raise values.num_samples, name further "
+                "experience.stores, or train on easier problems"
             )
 
     def notify(self) -> None:
@@ -146,8 +167,26 @@ class Batches:
             raise RunFailed(f"trainer rank {rank} asked for the batch of step {step} after that of step {self._step}")
         self._taken.add(rank)
         self.notify()
-        values = self._consumed.initial_values
-        return rank_message(self._batch, step, rank, world_size, values, self._extras), self._batch
+        keeps = self._config.replay.keep_reference_logprobs and self._replayed is None
+        return rank_message(self._batch, self._consumed, rank, self._extras, keeps), self._batch
+
+    def keep_reference_logprobs(self, message: ReferenceLogprobs) -> None:
+        """Stores what a rank computed, of those trajectories that it was not known of: what is kept never changes.
+
+        Raises:
+            RunFailed: It does not fit the batch.
+        """
+        lacking = self._lacking.get(message.step)
+        values = np.frombuffer(message.logprobs, dtype="<f4")
+        if lacking is None or not lacking.fit(message.trajectories, len(values)):
+            raise RunFailed(f"a trainer told log-probabilities of step {message.step} that fit no batch")
+        parts = np.split(values, np.cumsum([lacking.lengths[index] for index in message.trajectories])[:-1])
+        told = {lacking.ids[index]: part for index, part in zip(message.trajectories, parts, strict=True)}
+        new = [id for id in told if id in lacking.still]
+        if new:
+            self._experience.keep_reference_logprobs(new, [told[id] for id in new])
+        for batch in self._lacking.values():
+            batch.still.difference_update(new)
 
     def state_after(self, step: int) -> bytes:
         """The state to be saved with the checkpoint of `step`.
@@ -191,10 +230,17 @@ class Batches:
         read = self._experience.columns if self._replayed is None else self._replayed.columns
         self._extras = extras_of(drawn.batch, self._config.objective, read)
         self._batch, self._consumed = drawn.batch, drawn.consumed
+        self._note_lacking(step, drawn.batch)
         self._taken = set()
         self.waiting_for = ""
         self._step = self._online.steps_done = step
         return drawn
+
+    def _note_lacking(self, step: int, batch: Batch) -> None:
+        ids, lengths = batch.ids.tolist(), batch.response_lengths.tolist()
+        still = {id for id, has in zip(ids, batch.has_reference_logprobs.tolist(), strict=True) if not has}
+        self._lacking = {earlier: one for earlier, one in self._lacking.items() if earlier >= step - 1}
+        self._lacking[step] = _Lacking(ids, lengths, still)
 
     def _logged(self, step: int) -> Consumed | None:
         """What the batch of `step` was before the resume, with the buffer as it was then; None for a new batch."""
@@ -222,8 +268,10 @@ class Batches:
             step=step,
             ids=batch.ids.tolist(),
             uses=batch.uses.tolist(),
+            sources=[(source, len(list(run))) for source, run in itertools.groupby(batch.sources)],
             rewards=batch.rewards.tolist(),
             initial_values=[self._initial_values[problem_id] for problem_id in batch.problem_ids],
+            reference_stored=self._reference_stored(batch, logged),
             token_budget=batch.tokens.shape[1],
             num_ranks=world_size,
             newest=self._experience.newest_online,
@@ -235,6 +283,11 @@ class Batches:
             self._earlier = None
             self._experience.release_all()
         return _Drawn(batch, consumed, is_new=logged != consumed)
+
+    def _reference_stored(self, batch: Batch, logged: Consumed | None) -> bool:
+        """Whether the reference need not be asked; where it was, it is asked again, since rows decide the last bits."""
+        stored = batch.reference_logprobs is not None and self._config.replay.keep_reference_logprobs
+        return stored and (logged is None or logged.reference_stored)
 
     def _end_repeats(self, step: int, reason: str) -> None:
         """From `step` on, the log of earlier sessions no longer counts."""
@@ -287,22 +340,24 @@ def max_staleness(batch: Batch, step: int) -> int:
     return int(staleness(batch, step).max(initial=0))
 
 
-def rank_message(
-    batch: Batch, step: int, rank: int, world_size: int, initial_values: Sequence[float], extras: Extras
-) -> BatchMessage:
-    """The rows `rank::world_size` of a batch, with what concerns all its trajectories."""
-    tokens = np.ascontiguousarray(batch.tokens[rank::world_size], dtype="<i4")
+def rank_message(batch: Batch, consumed: Consumed, rank: int, extras: Extras, keeps_reference: bool) -> BatchMessage:
+    """A rank's rows of a batch, every `num_ranks`-th, with what concerns all its trajectories."""
+    rows = slice(rank, None, consumed.num_ranks)
+    tokens = np.ascontiguousarray(batch.tokens[rows], dtype="<i4")
+    reference = batch.reference_logprobs if consumed.reference_stored else None
     return BatchMessage(
-        step=step,
+        step=consumed.step,
         num_rows=tokens.shape[0],
         num_tokens=tokens.shape[1],
         num_trajectories=len(batch.sources),
         tokens=tokens.tobytes(),
-        position_ids=np.ascontiguousarray(batch.position_ids[rank::world_size], dtype="<i4").tobytes(),
-        segment_ids=np.ascontiguousarray(batch.segment_ids[rank::world_size], dtype="<i4").tobytes(),
-        response_mask=np.ascontiguousarray(batch.response_mask[rank::world_size]).astype(np.uint8).tobytes(),
+        position_ids=np.ascontiguousarray(batch.position_ids[rows], dtype="<i4").tobytes(),
+        segment_ids=np.ascontiguousarray(batch.segment_ids[rows], dtype="<i4").tobytes(),
+        response_mask=np.ascontiguousarray(batch.response_mask[rows]).astype(np.uint8).tobytes(),
         rewards=np.asarray(batch.rewards, dtype="<f4").tobytes(),
-        initial_values=np.array(initial_values, dtype="<f4").tobytes(),
+        initial_values=np.array(consumed.initial_values, dtype="<f4").tobytes(),
         sources=list(batch.sources),
-        **extras.of_rows(slice(rank, None, world_size)),
+        reference_logprobs=b"" if reference is None else np.ascontiguousarray(reference[rows], dtype="<f4").tobytes(),
+        keep_reference_logprobs=keeps_reference,
+        **extras.of_rows(rows),
     )

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from spo.config import Config
 from spo.errors import RunFailed
@@ -47,6 +49,8 @@ class Experience:
             max_staleness=config.replay.max_staleness,
             seed=config.seed,
             store=self._store,
+            pool_order="computed",
+            memory_bytes=config.replay.memory_bytes,
         )
         self._mix = mix_of(config)
         self._num_trajectories = config.batch.num_trajectories
@@ -98,14 +102,42 @@ class Experience:
         self._is_holding = False
         self._release(len(self._held))
 
-    def add_offline(self, trajectories: Sequence[Trajectory]) -> None:
-        """Fills the offline pool with `trajectories`, storing those that an earlier session did not."""
-        stored = self.read(self._store.scan(source=OFFLINE))
-        ids = {trajectory.content_hash: id for id, trajectory in stored}
-        new = [trajectory for trajectory in trajectories if trajectory.content_hash not in ids]
+    def add_offline(self, trajectories: Sequence[Trajectory], known: Set[bytes] = frozenset()) -> None:
+        """Fills the offline pool with `trajectories`, storing those that an earlier session did not.
+
+        Args:
+            trajectories: Offline ones.
+            known: Content hashes of those that are in the pool already, and are passed over.
+        """
+        wanted = [trajectory for trajectory in trajectories if trajectory.content_hash not in known]
+        ids = {trajectory.content_hash: id for id, trajectory in self.read(self.scan(OFFLINE))}
+        new = [trajectory for trajectory in wanted if trajectory.content_hash not in ids]
         ids.update(zip((trajectory.content_hash for trajectory in new), self.append(new), strict=True))
-        if trajectories:
-            self._buffer.add(list(trajectories), [ids[trajectory.content_hash] for trajectory in trajectories])
+        if wanted:
+            self._buffer.add(wanted, [ids[trajectory.content_hash] for trajectory in wanted])
+
+    def add_earlier(self, stores: Sequence[Path], wants: Callable[[Trajectory], bool]) -> set[bytes]:
+        """Attaches earlier stores and adds to the offline pool what is wanted of them, each content once.
+
+        Reads all of them once: call it in a thread.
+
+        Returns:
+            The content hashes of what was added.
+
+        Raises:
+            StoreError: One cannot be attached.
+        """
+        for store in stores:
+            self._store.attach(store)
+        everything = self._store.scan()
+        own = set(self._store.own(everything))
+        chosen: dict[bytes, int] = {}
+        for id, trajectory in read_all(self._store, [id for id in everything if id not in own]):
+            if trajectory.num_tokens <= self._token_budget and self._trains_on(trajectory) and wants(trajectory):
+                chosen.setdefault(trajectory.content_hash, id)
+        self._buffer.add_stored(chosen.values(), OFFLINE)
+        log.info("%d of %d trajectories of earlier runs are used", len(chosen), len(everything) - len(own))
+        return set(chosen)
 
     def available(self, steps_done: int) -> dict[str, int]:
         """How many trajectories of each source can be drawn when `steps_done` steps are done."""
@@ -138,6 +170,19 @@ class Experience:
             self._unused.pop(id, None)
         return batch
 
+    def keep_reference_logprobs(self, ids: list[int], logprobs: list[NDArray[np.float32]]) -> None:
+        """Stores what the reference gives to responses, so that it need not be asked again.
+
+        Raises:
+            RunFailed: The disk refused.
+        """
+        self._dirty = True
+        try:
+            self._store.annotate(ids, reference_logprobs=logprobs)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        self._buffer.set_reference_logprobs(ids, logprobs)
+
     def read(self, ids: Sequence[int]) -> list[tuple[int, Trajectory]]:
         """Ids with their trajectories, in the order of `ids`."""
         return list(read_all(self._store, ids))
@@ -148,8 +193,8 @@ class Experience:
         return columns
 
     def scan(self, source: str) -> list[int]:
-        """Ids of all stored trajectories of a source, in append order."""
-        return list(self._store.scan(source=source))
+        """Ids of all of this run's trajectories of a source, in append order."""
+        return self._store.own(self._store.scan(source=source))
 
     async def commit(self) -> None:
         """Makes everything appended so far durable; other tasks go on meanwhile."""
@@ -199,6 +244,7 @@ class Experience:
     def close(self) -> None:
         """Makes everything durable and closes the store."""
         self._store.commit()
+        self._buffer.close()
         self._store.close()
 
     def _unwritable(self, error: OSError) -> RunFailed:

@@ -5,19 +5,21 @@ Nothing runs yet when they have been made; `run.py` runs them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from spo.config import Config, read_resolved, to_toml
+from spo.earlier import same_reference
 from spo.errors import ProblemError
 from spo.jsonl import Journal
 from spo.locks import RunLock
 from spo.orchestrator.batches import Batches
 from spo.orchestrator.dispatch import Dispatcher, Result
 from spo.orchestrator.evaluation import EvaluationSource
-from spo.orchestrator.experience import Experience
+from spo.orchestrator.experience import ONLINE, Experience, per_step
 from spo.orchestrator.monitor import Monitor
 from spo.orchestrator.online import OnlineSource
 from spo.orchestrator.replayed import ReplayedRun
@@ -26,10 +28,12 @@ from spo.orchestrator.trainers import Trainers
 from spo.orchestrator.workers import Workers
 from spo.problems import ById, Problems, load_problems
 from spo.problems.manifest import load_training_problems
-from spo.rundir import CONSUMPTION_FILE, EVALUATIONS_FILE, read_model, read_run
+from spo.rundir import CONSUMPTION_FILE, EVALUATIONS_FILE, ModelInfo, read_model, read_run
 
 _PREDECESSOR_TIMEOUT_S = 30.0
 """How long the orchestrator of a session that was killed may still take to end."""
+
+log = logging.getLogger(__name__)
 
 
 class Parts:
@@ -46,9 +50,9 @@ class Parts:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self._lock = RunLock(run_dir, "orchestrator", _PREDECESSOR_TIMEOUT_S)
-        self.config: Config = read_resolved(run_dir)
         self.info = read_run(run_dir)
         self.model = read_model(run_dir)
+        self.config: Config = _trusting(read_resolved(run_dir), self.model)
         config, tokenizer = self.config, self.model.tokenizer_fingerprint
         self.replayed = ReplayedRun(Path(config.experience.replay), tokenizer) if config.experience.replay else None
         """The run whose batches are trained on again, if this is a replay."""
@@ -87,8 +91,10 @@ class Parts:
 
     @property
     def needs_workers(self) -> bool:
-        """Whether anything is to be sampled."""
-        return self.replayed is None or bool(self.held_out_problems)
+        """Whether anything is to be sampled: not in a replay, nor where all experience is there and no worker is."""
+        config = self.config
+        all_is_there = per_step(config, ONLINE) == 0 and config.workers.num_workers == 0
+        return bool(self.held_out_problems) or not (self.replayed or all_is_there)
 
     def leave_out(self, too_long: Mapping[str, int]) -> None:
         """Trains without these problems, given with their prompts' tokens; to be called before anything is due."""
@@ -147,6 +153,14 @@ def _by_id(training: Problems, held_out: Problems, with_solutions: bool) -> ById
                 f"problems.evaluation: {info.id!r} is in problems.train with other content; rename one of the two"
             )
     return ById(training, held_out, with_solutions=with_solutions)
+
+
+def _trusting(config: Config, model: ModelInfo) -> Config:
+    """The settings, without use of stored log-probabilities where they may be those of another reference."""
+    if not config.replay.keep_reference_logprobs or same_reference(config, model):
+        return config
+    log.info("earlier stores may be of another reference: its log-probabilities are computed anew, and not kept")
+    return msgspec.structs.replace(config, replay=msgspec.structs.replace(config.replay, keep_reference_logprobs=False))
 
 
 def _with_model(config: Config, path: str) -> Config:

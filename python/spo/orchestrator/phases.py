@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
 import trio
 
 from spo.consumption import ConsumptionLog
+from spo.earlier import locate_stores, values_directories
 from spo.errors import RunFailed
 from spo.jsonl import read_lineage
 from spo.orchestrator.evaluation import EVALUATION, FINAL_ROUND, REFERENCE_ROUND, ROUND_KEY, Policy, Round
@@ -23,9 +25,10 @@ from spo.orchestrator.experience import OFFLINE, mix_of
 from spo.orchestrator.parts import Parts
 from spo.orchestrator.prompts import leave_out_long_prompts
 from spo.orchestrator.state import decode_state
-from spo.orchestrator.values import ValueEstimation, values_key
+from spo.orchestrator.values import ValueEstimation, stored_key, values_key
 from spo.progress import Status
 from spo.report import write_report
+from spo.reward import ACCEPTED_REWARD
 from spo.rundir import EVALUATIONS_FILE
 from spo.store import Trajectory
 
@@ -55,7 +58,7 @@ class Phases:
         parts = self._parts
         if parts.needs_workers:
             await parts.workers.first_ready.wait()
-        if parts.training_problems:
+        if parts.training_problems and parts.needs_workers:
             self._enter("measuring prompts")
             await leave_out_long_prompts(parts)
         self._enter("reference")
@@ -89,10 +92,20 @@ class Phases:
         self._parts.monitor.progress()
 
     async def _open_values(self) -> ValueEstimation:
-        parts = self._parts
-        key = values_key(self._config, parts.model, parts.workers.prompt_template, parts.training_problems)
-        values = ValueEstimation(self._config, key, parts.training_problems, parts.model.tokenizer_fingerprint)
+        parts, config = self._parts, self._config
+        if parts.needs_workers:
+            key = values_key(config, parts.model, parts.workers.prompt_template, parts.training_problems)
+        else:
+            directory, key = stored_key(config, parts.model, parts.training_problems, values_directories(config))
+            there = msgspec.structs.replace(config.values, directory=str(directory))
+            config = msgspec.structs.replace(config, values=there)
+        values = ValueEstimation(config, key, parts.training_problems, parts.model.tokenizer_fingerprint)
         await trio.to_thread.run_sync(values.scan)
+        if not parts.needs_workers and values.num_done < values.num_wanted:
+            raise RunFailed(
+                f"Q̂_0: {config.values.directory} has {values.num_done} of {values.num_wanted} samples; lower "
+                "values.num_samples, or have the others sampled by workers.num_workers=1"
+            )
         log.info("values %s: %d of %d samples are there", key.digest, values.num_reused, values.num_wanted)
         parts.dispatcher.sources = [parts.evaluation, values, parts.online]
         parts.dispatcher.fill()
@@ -111,10 +124,25 @@ class Phases:
         stored = await trio.to_thread.run_sync(parts.experience.restore, state.experience if state else None)
         parts.online.restore(state.online if state else None, stored)
         if state is None and OFFLINE in mix_of(self._config):
-            parts.experience.add_offline(await trio.to_thread.run_sync(self.values.accepted))
+            await self._add_offline(self.values)
         parts.batches.begin(step, self.values.initial_values(), earlier)
         parts.online.enabled = True
         parts.dispatcher.fill()
+
+    async def _add_offline(self, values: ValueEstimation) -> None:
+        """Fills the offline pool: with what earlier runs left, and the reference's accepted samples."""
+        experience, settings = self._parts.experience, self._config.experience
+        problems = set(self._parts.training_problems.ids)
+
+        def wants(item: Trajectory) -> bool:
+            accepted = item.reward == ACCEPTED_REWARD or not settings.accepted_only
+            return accepted and item.source != EVALUATION and item.problem_id in problems
+
+        known: set[bytes] = set()
+        if settings.stores:
+            paths = [earlier.store for earlier in locate_stores(settings.stores)]
+            known = await trio.to_thread.run_sync(experience.add_earlier, paths, wants)
+        experience.add_offline(await trio.to_thread.run_sync(values.accepted), known)
 
     def _mark_resumed(self, step: int) -> ConsumptionLog | None:
         """Notes that the run goes on after `step`; returns what was consumed, if that is to be repeated."""

@@ -59,6 +59,12 @@ class ReplayedRun:
             row_multiple=world_size,
         )
         batch.rewards[:] = consumed.rewards
+        batch.sources[:] = [source for source, count in consumed.sources for _ in range(count)]
+        if consumed.reference_stored and batch.reference_logprobs is None:
+            raise RunFailed(
+                f"step {step} of {self._run_dir} was trained with stored log-probabilities of the reference, but the "
+                "store lacks some of them"
+            )
         return batch, consumed
 
     def columns(self, ids: Sequence[int], names: Sequence[str]) -> dict[str, list[Any]]:

@@ -21,6 +21,7 @@ from spo.types import (
     BatchRequest,
     CheckpointSaved,
     Pending,
+    ReferenceLogprobs,
     RunFinished,
     SavedState,
     SaveRequest,
@@ -162,6 +163,8 @@ class Trainers:
                     nursery.start_soon(self._answer, session, message.step)
                 case StepDone():
                     self._listener.on_step(message)
+                case ReferenceLogprobs():
+                    self._batches.keep_reference_logprobs(message)
                 case VersionPublished():
                     session.published = max(session.published, message.version)
                     self._advance_version()

@@ -56,6 +56,41 @@ def values_key(config: Config, model: ModelInfo, prompt_template: str, problems:
     )
 
 
+def stored_key(
+    config: Config, model: ModelInfo, problems: Sequence[Problem], directories: Sequence[Path]
+) -> tuple[Path, ValuesKey]:
+    """Finds the values that workers would go on with, without asking one for its prompt template.
+
+    Args:
+        config: The run's settings.
+        model: Its reference.
+        problems: The training problems.
+        directories: Where to look.
+
+    Returns:
+        The directory, and the key.
+
+    Raises:
+        RunFailed: There are none, or of several templates.
+    """
+    wanted = values_key(config, model, "", problems)
+    found: list[tuple[Path, ValuesKey]] = []
+    for directory in directories:
+        for path in sorted(directory.glob("*/key.json")):
+            key = msgspec.json.decode(path.read_bytes(), type=ValuesKey)
+            if msgspec.structs.replace(key, prompt_template="") == wanted and all(key != other for _, other in found):
+                found.append((directory, key))
+    if len(found) != 1:
+        places = ", ".join(str(directory) for directory in directories)
+        problem = "no values" if not found else f"values of {len(found)} prompt templates"
+        raise RunFailed(
+            f"Q̂_0: there are {problem} of this reference and these training problems in {places}; set values.directory "
+            "to that of the run that sampled them, with its problems.train and sampling.max_new_tokens, or have them "
+            "sampled by workers.num_workers=1"
+        )
+    return found[0]
+
+
 class _Tally:
     """The samples of one problem: which indices are stored, which are due."""
 

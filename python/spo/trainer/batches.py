@@ -39,6 +39,10 @@ class MicroBatch:
     """Of each trajectory."""
     extras: dict[str, Tensor]
     """What some objectives take besides, by the names of their arguments; those of tokens are [B, L]."""
+    trajectory_B: IntArray
+    """Index of each in the whole batch."""
+    reference_logprobs_N: Tensor | None
+    """Of the response tokens, float32; None where they have to be computed."""
     num_tokens: int
     """Prompts' and responses', without padding."""
 
@@ -62,6 +66,9 @@ def micro_batches(batch: Batch, rows_per_forward: int, device: torch.device) -> 
         reward_B = np.frombuffer(batch.rewards, np.float32).reshape(batch.num_trajectories)
         initial_value_B = np.frombuffer(batch.initial_values, np.float32).reshape(batch.num_trajectories)
         token_extras, trajectory_extras = _extras(batch)
+        reference_RT = (
+            np.frombuffer(batch.reference_logprobs, np.float32).reshape(shape) if batch.reference_logprobs else None
+        )
     except ValueError as error:
         raise ConnectionLost(f"the batch of step {batch.step} does not fit its own shape: {error}") from error
     if (response_mask_RT & (position_ids_RT == 0)).any():
@@ -89,6 +96,10 @@ def micro_batches(batch: Batch, rows_per_forward: int, device: torch.device) -> 
             initial_value_B=tensor(initial_value_B[trajectory_B], torch.float32),
             extras=extras,
             sources=tuple(batch.sources[trajectory] for trajectory in trajectory_B),
+            trajectory_B=trajectory_B,
+            reference_logprobs_N=(
+                None if reference_RT is None else tensor(reference_RT[rows, :width].ravel()[index_N], torch.float32)
+            ),
             num_tokens=int((segment_ids_RT[rows] >= 0).sum()),
         )
 

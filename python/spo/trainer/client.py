@@ -19,6 +19,7 @@ from spo.types import (
     BatchRequest,
     CheckpointSaved,
     Pending,
+    ReferenceLogprobs,
     RunFinished,
     SavedState,
     SaveRequest,
@@ -65,6 +66,11 @@ class OrchestratorClient:
         if batch.step != step:
             raise ConnectionLost(f"asked the orchestrator for the batch of step {step}, got that of {batch.step}")
         return batch
+
+    def reference_computed(self, step: int, trajectories: list[int], logprobs: bytes) -> None:
+        """Reports what the reference gave to this rank's trajectories of `step`, if it had to be asked."""
+        if trajectories:
+            self._connection.send(ReferenceLogprobs(step=step, trajectories=trajectories, logprobs=logprobs))
 
     def step_done(self, step: int, metrics: dict[str, float]) -> None:
         """Reports a finished step; rank 0 only."""

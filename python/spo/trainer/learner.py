@@ -57,6 +57,8 @@ class Learner:
         self._objective = make_objective(config.objective)
         self._config = config
         self._ranks = ranks
+        self._computed: list[tuple[list[int], Tensor]] = []
+        """What the reference gave in the last step: trajectories, and [N], one after the other."""
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Does one optimiser step on this rank's rows of `batch`; all ranks call this.
@@ -69,6 +71,7 @@ class Learner:
         """
         started = time.monotonic()
         self._set_learning_rate(batch.step)
+        self._computed.clear()
         sums: Metrics = {}
         num_tokens = 0
         for micro in micro_batches(batch, self._config.batch.rows_per_forward, self._ranks.device):
@@ -80,15 +83,30 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         metrics["loss/learning_rate"] = learning_rate(batch.step, self._config.optimizer)
+        metrics["replay/reference_stored"] = float(bool(batch.reference_logprobs))
         metrics["time/step_s"] = time.monotonic() - started
         metrics["time/train_tokens_per_s"] = num_tokens / metrics["time/step_s"]
         return metrics
 
+    def reference_logprobs(self) -> tuple[list[int], bytes]:
+        """What the reference gave to this rank's trajectories in the last step, where it was computed.
+
+        Returns:
+            Indices in the batch, and float32 of their response tokens, one after the other.
+        """
+        trajectories = [index for indices, _ in self._computed for index in indices]
+        if not trajectories:
+            return [], b""
+        return trajectories, torch.cat([logprobs_N for _, logprobs_N in self._computed]).float().cpu().numpy().tobytes()
+
     def _accumulate(self, micro: MicroBatch, num_trajectories: int) -> Metrics:
         """Adds the gradient of a micro-batch's share of the mean over the whole batch's trajectories."""
         inputs = (micro.tokens_RT, micro.position_ids_RT, micro.response_index_N)
-        with torch.no_grad():
-            reference_logprobs_N = self._reference(*inputs)
+        reference_logprobs_N = micro.reference_logprobs_N
+        if reference_logprobs_N is None:
+            with torch.no_grad():
+                reference_logprobs_N = self._reference(*inputs)
+            self._computed.append((micro.trajectory_B.tolist(), reference_logprobs_N))
         policy_logprobs_N = self._policy(*inputs)
         extras = micro.extras
         if self._value_model is not None:

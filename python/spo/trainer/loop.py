@@ -61,6 +61,8 @@ def train(config: Config, run_dir: Path, ranks: Ranks) -> None:
             with _Timed(timings, "time/batch_wait_s"):
                 batch = orchestrator.next_batch(step)
             metrics = learner.step(batch)
+            if batch.keep_reference_logprobs:
+                orchestrator.reference_computed(step, *learner.reference_logprobs())
             if ranks.is_first:
                 orchestrator.step_done(step, metrics | timings)
             timings.clear()
