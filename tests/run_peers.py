@@ -152,7 +152,7 @@ def response(work: Work, index: int, version: int) -> Trajectory:
     )
 
 
-def orchestrate(run_dir: Path, *peers: ScriptedTrainer | ScriptedWorker, timeout_s: float = 60.0) -> None:
+def orchestrate(run_dir: Path, *peers: ScriptedTrainer | ScriptedWorker, timeout_s: float = 240.0) -> None:
     """Runs orchestrator and peers to the end of the run, or raises what it ended with."""
 
     async def main() -> None:
