@@ -41,7 +41,7 @@ PROBLEMS = [
     a_problem("crashing test", (*TESTS, CRASHING)),
     a_problem("all bad", (BAD,)),
     a_problem("several answers", (ProblemTest("b c a\n", "a b c\n"), ProblemTest("x\n", "x\n")), *ANY_ORDER),
-    a_problem("slow", TESTS, SLOW, time_limit_s=0.2),
+    a_problem("slow", TESTS, SLOW, time_limit_s=0.27),
     a_problem("too slow", TESTS, SLOW, time_limit_s=0.05),
     a_problem("package missing", TESTS, Solution("python", "import no_such_package\n", True)),
     a_problem("unknown", TESTS, Solution("cpp", "int main() {}", True)),
