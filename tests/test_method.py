@@ -273,14 +273,14 @@ def train(problem: Problem, name: str, loss: str, weights: Weights, num_steps: i
     ("name", "loss", "num_steps"),
     [
         # The cross-entropy's kink (a success at probability one) takes a decaying rate and more steps.
-        ("terminal_q", "squared", 300),
-        ("terminal_q", "cross_entropy", 900),
-        ("reverse_q", "squared", 300),
-        ("reverse_q", "cross_entropy", 900),
-        ("advantage", "squared", 300),
-        ("advantage", "cross_entropy", 300),
-        ("mc_q", "squared", 300),
-        ("mc_q", "cross_entropy", 900),
+        ("terminal_q", "squared", 200),
+        ("terminal_q", "cross_entropy", 450),
+        ("reverse_q", "squared", 200),
+        ("reverse_q", "cross_entropy", 450),
+        ("advantage", "squared", 200),
+        ("advantage", "cross_entropy", 200),
+        ("mc_q", "squared", 200),
+        ("mc_q", "cross_entropy", 450),
     ],
 )
 def test_training_drives_the_policy_to_the_optimum(name: str, loss: str, num_steps: int, weights: Weights) -> None:
