@@ -293,6 +293,7 @@ def test_taco_problems_that_cannot_be_judged_are_left_out_and_counted(
         taco_row('{"fn_name": "f", "inputs": [[1]], "outputs": [Infinity]}', question="g"),
         taco_row({"inputs": [{"a": "1"}], "outputs": ["2"]}, question="h"),
         taco_row({"inputs": "1", "outputs": "2"}, question="i"),
+        taco_row('{"inputs": ["1"], "outputs": [' + "9" * 5000 + "]}", question="j"),
     )
     with caplog.at_level(logging.WARNING):
         load_one(f"taco:{path}")
@@ -306,6 +307,7 @@ def test_taco_problems_that_cannot_be_judged_are_left_out_and_counted(
         "1 problems: their values are infinite or no numbers",
         "1 problems: their tests are neither text nor lines",
         "1 problems: their inputs and outputs are not lists",
+        "1 problems: their values have integers of more than 4300 digits",
     ]
 
 

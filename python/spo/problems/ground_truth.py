@@ -12,9 +12,29 @@ from typing import Any
 from spo.problems.reading import unix_lines
 from spo.problems.schema import ProblemTest
 
+_MAX_DIGITS = 4300
+"""Python's own limit, which the judged programs have too."""
+
 
 class Unsupported(Exception):  # noqa: N818
     """A problem's tests cannot be judged; the text says why, of several problems."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        Unsupported: It has integers that Python does not read.
+        ValueError: It is no JSON.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(text, parse_int=_integer)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise Unsupported(f"their values have integers of more than {_MAX_DIGITS} digits")
+    return int(digits)
 
 
 def function_of(truth: Mapping[str, Any]) -> str | None:
@@ -54,7 +74,7 @@ def _text(entry: Any) -> str:
 def _call_test(arguments: Any, value: Any, name: str) -> ProblemTest:
     if isinstance(arguments, str):
         try:
-            arguments = [json.loads(line) for line in arguments.splitlines()]
+            arguments = [parse_json(line) for line in arguments.splitlines()]
         except ValueError:
             raise Unsupported("their function's arguments are neither lists nor JSON lines") from None
         value = _parsed(value)
@@ -70,7 +90,7 @@ def _call_test(arguments: Any, value: Any, name: str) -> ProblemTest:
 
 def _parsed(value: Any) -> Any:
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        return parse_json(value) if isinstance(value, str) else value
     except ValueError:
         return value
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from spo.errors import ProblemError
 from spo.problems.data_files import DataFiles
-from spo.problems.ground_truth import Unsupported, function_of, tests_of
+from spo.problems.ground_truth import Unsupported, function_of, parse_json, tests_of
 from spo.problems.parquet import read_rows
 from spo.problems.reading import Reading, unix_lines
 from spo.problems.schema import (
@@ -45,11 +45,11 @@ def read_taco(data: DataFiles, reading: Reading) -> Iterator[Problem]:
     """
     seen: set[str] = set()
     for where, row in read_rows(data.files, _REQUIRED, _OPTIONAL, reading.advance):
-        truth = _json(row, "input_output", where) or {}
-        if not isinstance(truth, dict):
-            raise ProblemError(f"{where}: input_output: expected a JSON object, got {type(truth).__name__}")
         problem_id = _id(row)
         try:
+            truth = _json(row, "input_output", where) or {}
+            if not isinstance(truth, dict):
+                raise ProblemError(f"{where}: input_output: expected a JSON object, got {type(truth).__name__}")
             if problem_id in seen:
                 raise Unsupported("they repeat another problem")
             seen.add(problem_id)
@@ -76,10 +76,14 @@ def _problem(problem_id: str, row: Mapping[str, Any], truth: Mapping[str, Any], 
         time_limit_s=_amount(row["time_limit"], _SECONDS) * PYTHON_TIME_FACTOR or DEFAULT_TIME_LIMIT_S,
         memory_limit_bytes=int(_amount(row["memory_limit"], _BYTES)) or DEFAULT_MEMORY_LIMIT_BYTES,
         starter_code=unix_lines(row["starter_code"]),
-        difficulty=row["difficulty"] or "",
-        source=row["source"] or "",
-        solutions=tuple(Solution("python", unix_lines(code), True) for code in _json(row, "solutions", where) or ()),
-        metadata={key: row[key] for key in _METADATA if row[key]},
+        difficulty=_word(row["difficulty"]),
+        source=_word(row["source"]),
+        solutions=tuple(
+            Solution("python", unix_lines(code), True)
+            for code in _json(row, "solutions", where) or ()
+            if isinstance(code, str)
+        ),
+        metadata={key: _word(row[key]) for key in _METADATA if row[key]},
     )
 
 
@@ -88,9 +92,14 @@ def _json(row: Mapping[str, Any], column: str, where: str) -> Any:
     if not text:
         return None
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return parse_json(text)
+    except (ValueError, RecursionError) as error:
         raise ProblemError(f"{where}: {column}: not JSON ({error}); mend the row or leave it out") from None
+
+
+def _word(value: Any) -> str:
+    """Text as it is; what conversions of the data set have made of it, as JSON."""
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 
 def _amount(text: str | None, units: Mapping[str, float]) -> float:

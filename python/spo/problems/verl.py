@@ -5,7 +5,6 @@ left out and counted in the log.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import msgspec
 
 from spo.errors import ProblemError
 from spo.problems.data_files import LINES, DataFiles
-from spo.problems.ground_truth import Unsupported, function_of, tests_of
+from spo.problems.ground_truth import Unsupported, function_of, parse_json, tests_of
 from spo.problems.jsonl import numbered_lines
 from spo.problems.parquet import read_rows
 from spo.problems.reading import Reading, UniqueIds, unix_lines
@@ -33,8 +32,8 @@ def read_verl(data: DataFiles, reading: Reading) -> Iterator[Problem]:
     ids = UniqueIds()
     for file in data.files:
         for where, row in _rows(file, reading):
-            truth = _ground_truth(row, where)
             try:
+                truth = _ground_truth(row, where)
                 problem = _problem(row, truth, where)
             except Unsupported as reason:
                 reading.leave_out(str(reason))
@@ -68,7 +67,7 @@ def _ground_truth(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 def _parse(text: str | bytes, where: str, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise ProblemError(f"{where}: {what}: not JSON ({error}); mend it or leave it out") from None
     if not isinstance(value, dict):
