@@ -5,6 +5,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use spo_core::Interrupt;
+use spo_core::replay::mix::Unit;
 use spo_core::replay::window::Bounds;
 use spo_core::replay::{Item, ONLINE, Order, ReplayBuffer, Request};
 use spo_core::trajectory::Trajectory;
@@ -42,6 +44,8 @@ fn replay(criterion: &mut Criterion) {
         num_trajectories: COUNT,
         policy_version: 0,
         mix: BTreeMap::from([(ONLINE.to_owned(), 1.0)]),
+        unit: Unit::Trajectories,
+        group_size: 1,
         token_budget: TOKEN_BUDGET,
         row_multiple: 1,
     };

@@ -194,7 +194,7 @@ impl ReplayBuffer {
         let wanted = plan.cards().map(|(card, source, _)| (card.id, source));
         if let Some((card, source, _)) = plan.cards().find(|(card, ..)| card.num_tokens as usize > request.token_budget)
         {
-            return Err(too_long(card, &*inner.memory.fetch([(card.id, source)].into_iter(), interrupt)?[0], request));
+            return Err(too_long(card, &inner.memory.fetch([(card.id, source)].into_iter(), interrupt)?[0], request));
         }
         let trajectories = inner.memory.fetch(wanted, interrupt)?;
         let uses = plan.cards().map(|(card, _, uses)| (card.id, uses));
