@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,14 @@ def test_every_tier_is_reported_with_a_reason_if_it_cannot_be_had() -> None:
         assert report.meaning
         assert report.refusal is None or f'"{report.tier}"' in report.refusal
     assert any(report.refusal is None for report in reports[:3])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler here")
+def test_the_suffix_tells_the_language(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "right.cpp"
+    path.write_text('#include <cstdio>\nint main() { int n; scanf("%d", &n); printf("%d", 2 * n); }')
+    paths = (str(path), str(folder / "right.py"))
+    assert run(*paths, "--problem", f"jsonl:{folder / 'problems.jsonl'}", "--json") == 0
+    judged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [program["num_passed"] for program in judged] == [2, 2]
+    assert judged[0]["isolation_layers"] == judged[1]["isolation_layers"]

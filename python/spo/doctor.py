@@ -97,7 +97,21 @@ def _judge() -> Finding:
             judgement = judge.judge("print(int(input()) * 2)", [TestCase(input="21\n", output="42\n")])
     except JudgeError as error:
         return False, str(error)
-    text = f"isolation tier {judgement.isolation_tier}; a right program is judged {judgement.verdict.value}"
+    layers = ", ".join(judgement.isolation_layers)
+    text = f"isolation tier {judgement.isolation_tier} ({layers}); a right program is judged {judgement.verdict.value}"
+    return judgement.verdict.value == "accepted", text
+
+
+def _cpp() -> Finding:
+    from spo.judge import Judge, TestCase
+
+    program = '#include <cstdio>\nint main() { int n; scanf("%d", &n); printf("%d", 2 * n); }'
+    try:
+        with Judge(num_workers=1) as judge:
+            judgement = judge.judge(program, [TestCase(input="21\n", output="42\n")], language="cpp")
+    except JudgeError as error:
+        return True, f"cannot be judged: {error}"
+    text = f"C++17: a right program is judged {judgement.verdict.value} {judgement.message}".strip()
     return judgement.verdict.value == "accepted", text
 
 
@@ -109,4 +123,5 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "CUDA devices": _devices,
     "plots": _plots,
     "judge": _judge,
+    "judge, C++": _cpp,
 }

@@ -26,7 +26,7 @@ from spo import _native
 __all__ = ["Judge", "Judgement", "Limits", "Submission", "TestCase", "TestResult", "Verdict"]
 
 _TestRow = tuple[str, int | None, int | None, float, float, int, int, bytes, bytes]
-_JudgementRow = tuple[str, int, str | None, str, list[_TestRow]]
+_JudgementRow = tuple[str, int, str | None, list[str], str, list[_TestRow]]
 
 
 class Verdict(StrEnum):
@@ -126,6 +126,9 @@ class Judgement:
     """The compiler's message or the judge's own failure; else empty."""
     tests: tuple[TestResult, ...] = field(default=())
     """In the submission's order, and only those that were run."""
+    isolation_layers: tuple[str, ...] = field(default=())
+    """The parts of the tier that were in force: `namespaces`, `read_only_root`, `own_uid`, `landlock`,
+    `system_call_filter`, `resource_limits`. Where the tier was not forced, a host may lack some of them."""
 
 
 class Judge:
@@ -306,8 +309,9 @@ def _cancel(tickets: Iterable[_native.JudgeTicket]) -> None:
 
 
 def _judgement(row: _JudgementRow) -> Judgement:
-    verdict, num_passed, tier, message, tests = row
-    return Judgement(Verdict(verdict), num_passed, tier, message, tuple(_test_result(test) for test in tests))
+    verdict, num_passed, tier, layers, message, tests = row
+    results = tuple(_test_result(test) for test in tests)
+    return Judgement(Verdict(verdict), num_passed, tier, message, results, tuple(layers))
 
 
 def _test_result(row: _TestRow) -> TestResult:

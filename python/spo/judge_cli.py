@@ -30,6 +30,7 @@ _TIERS = {
     "landlock": "landlock (reads the standard library only), system call filter, resource limits",
     "seccomp": "weak: system call filter and resource limits; programs can read this user's files",
 }
+_CPP_SUFFIXES = {".cpp", ".cc", ".cxx"}
 _BENCH = "bench"
 _BENCH_PROGRAM = "n = int(input())\nprint(sum(i * i for i in range(n)))\n"
 _BENCH_TESTS = [TestCase(input=f"{n}\n", output=f"{sum(i * i for i in range(n))}\n") for n in range(10)]
@@ -81,7 +82,11 @@ def _run(arguments: argparse.Namespace) -> int:
     problem = choose_problem(load_problems([arguments.problem], arguments.seed), arguments.id)
     sources = [Path(path).read_bytes() for path in arguments.paths]
     with _judge(arguments) as judge:
-        judgements = judge.judge_many(submission_for(problem, source, not arguments.all_tests) for source in sources)
+        languages = ["cpp" if Path(path).suffix in _CPP_SUFFIXES else "python" for path in arguments.paths]
+        judgements = judge.judge_many(
+            submission_for(problem, source, not arguments.all_tests, language)
+            for source, language in zip(sources, languages, strict=True)
+        )
     show = _print_json if arguments.json else _print_table
     show(arguments.paths, problem, judgements)
     return 0 if all(judgement.verdict is Verdict.ACCEPTED for judgement in judgements) else 1

@@ -23,8 +23,8 @@ struct PyTicket(judge::Ticket);
 
 /// (verdict, exit code, signal, CPU s, wall s, peak bytes, bytes of stdout, its head, stderr's tail)
 type TestRow = (&'static str, Option<i32>, Option<i32>, f64, f64, u64, u64, Py<PyBytes>, Py<PyBytes>);
-/// (verdict, tests passed, isolation tier, message, tests)
-type JudgementRow = (&'static str, usize, Option<&'static str>, String, Vec<TestRow>);
+/// (verdict, tests passed, isolation tier, its layers, message, tests)
+type JudgementRow = (&'static str, usize, Option<&'static str>, Vec<String>, String, Vec<TestRow>);
 
 impl PyJudge {
     fn lock(&self) -> MutexGuard<'_, Option<judge::Judge>> {
@@ -160,7 +160,14 @@ fn to_row(py: Python<'_>, judgement: &Judgement) -> JudgementRow {
         (verdict, code, signal, cpu, wall, test.memory_bytes, test.stdout_bytes, head, tail)
     });
     let tier = judgement.isolation_tier.map(judge::IsolationTier::name);
-    (judgement.verdict.name(), judgement.num_passed, tier, judgement.message.clone(), tests.collect())
+    (
+        judgement.verdict.name(),
+        judgement.num_passed,
+        tier,
+        judgement.isolation_layers.to_vec(),
+        judgement.message.clone(),
+        tests.collect(),
+    )
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -109,15 +109,15 @@ impl Judge {
         let shared = Arc::new(Shared { queue: Mutex::default(), arrival: Condvar::new() });
         let (sender, receiver) = sync_channel(1);
         let mut threads = Vec::with_capacity(config.num_workers);
-        let tiers = config.tiers();
+        let (tiers, forced) = (config.tiers(), config.isolation.is_some());
         let first = (shared.clone(), interpreter.clone());
-        threads.push(start_thread(0, move || first_thread(&first.0, &first.1, &tiers, &sender))?);
+        threads.push(start_thread(0, move || first_thread(&first.0, &first.1, forced, &tiers, &sender))?);
         let lost = |_| Error::Judge("the first judge thread ended".into());
         let tier = receiver.recv().map_err(lost)??;
         let mut judge = Judge { shared, threads, tier, owner: std::process::id() };
         for index in 1..config.num_workers {
             let shared = judge.shared.clone();
-            let workers = Workers::new(interpreter.clone(), tier, None);
+            let workers = Workers::new(interpreter.clone(), tier, config.isolation.is_some(), None);
             judge.threads.push(start_thread(index, move || serve(workers, &shared))?);
         }
         Ok(judge)
@@ -253,16 +253,17 @@ fn start_thread(index: usize, body: impl FnOnce() + Send + 'static) -> Result<Jo
 fn first_thread(
     shared: &Shared,
     interpreter: &Path,
+    forced: bool,
     tiers: &[IsolationTier],
     found: &SyncSender<Result<IsolationTier>>,
 ) {
     let mut reasons = Vec::new();
     for &tier in tiers {
-        let config = WorkerConfig { interpreter: interpreter.to_path_buf(), tier, kind: WorkerKind::Warm };
+        let config = WorkerConfig { interpreter: interpreter.to_path_buf(), tier, forced, kind: WorkerKind::Warm };
         match Worker::start(&config) {
             Ok(worker) => {
                 if found.send(Ok(tier)).is_ok() {
-                    serve(Workers::new(config.interpreter, tier, Some(worker)), shared);
+                    serve(Workers::new(config.interpreter, tier, forced, Some(worker)), shared);
                 }
                 return;
             }

@@ -54,6 +54,7 @@ pub(super) fn judge(
         verdict: Verdict::fold(tests.iter().map(|test| test.verdict)),
         num_passed: tests.iter().filter(|test| test.verdict == Verdict::Accepted).count(),
         isolation_tier: Some(worker.tier()),
+        isolation_layers: worker.layers().clone(),
         tests,
         message: String::new(),
     }))

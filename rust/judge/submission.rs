@@ -131,6 +131,8 @@ pub struct Judgement {
     pub num_passed: usize,
     /// What the program was locked in with; `None` when no sandbox could be made.
     pub isolation_tier: Option<IsolationTier>,
+    /// The parts of the tier that were in force; where a tier was not forced, the host may lack some.
+    pub isolation_layers: Arc<[String]>,
     /// In the submission's order; ends early where judging did.
     pub tests: Vec<TestResult>,
     /// The compiler's message, or the judge's own failure; else empty.
@@ -140,6 +142,7 @@ pub struct Judgement {
 impl Judgement {
     /// A judgement of the program as a whole, without runs.
     pub(super) fn of_no_run(verdict: Verdict, tier: Option<IsolationTier>, message: String) -> Self {
-        Judgement { verdict, num_passed: 0, isolation_tier: tier, tests: Vec::new(), message }
+        let isolation_layers = Arc::default();
+        Judgement { verdict, num_passed: 0, isolation_tier: tier, isolation_layers, tests: Vec::new(), message }
     }
 }

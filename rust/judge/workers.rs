@@ -2,6 +2,7 @@
 //! fail.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::run::{self, Attempt};
 use super::submission::{Judgement, Runtime, Submission};
@@ -21,14 +22,18 @@ pub(super) const NO_COMPILER: &str = "this host has no C++ compiler: put g++ or 
 pub(super) struct Workers {
     interpreter: PathBuf,
     tier: IsolationTier,
+    forced: bool,
+    layers: Arc<[String]>,
     warm: Option<Worker>,
     exec: Option<Worker>,
     compiler: Option<Worker>,
 }
 
 impl Workers {
-    pub(super) fn new(interpreter: PathBuf, tier: IsolationTier, warm: Option<Worker>) -> Self {
-        Workers { interpreter, tier, warm, exec: None, compiler: None }
+    /// `forced` as in [`WorkerConfig`].
+    pub(super) fn new(interpreter: PathBuf, tier: IsolationTier, forced: bool, warm: Option<Worker>) -> Self {
+        let layers = warm.as_ref().map(|worker| worker.layers().clone()).unwrap_or_default();
+        Workers { interpreter, tier, forced, layers, warm, exec: None, compiler: None }
     }
 
     /// Ends them all; they are made anew when needed.
@@ -45,6 +50,12 @@ impl Workers {
 
     /// Judges, again where a worker fails. `None` when it was cancelled.
     pub(super) fn judge(&mut self, submission: &Submission, alarm: &Alarm) -> Option<Judgement> {
+        let mut judgement = self.attempts(submission, alarm)?;
+        judgement.isolation_layers = self.layers.clone();
+        Some(judgement)
+    }
+
+    fn attempts(&mut self, submission: &Submission, alarm: &Alarm) -> Option<Judgement> {
         let mut reason = String::new();
         let mut compiler_died = false;
         for _ in 0..MAX_ATTEMPTS {
@@ -111,8 +122,10 @@ impl Workers {
         match place {
             Some(worker) => Ok(worker),
             none => {
-                let config = WorkerConfig { interpreter: self.interpreter.clone(), tier: self.tier, kind };
-                Ok(none.insert(Worker::start(&config)?))
+                let (interpreter, tier, forced) = (self.interpreter.clone(), self.tier, self.forced);
+                let worker = Worker::start(&WorkerConfig { interpreter, tier, forced, kind })?;
+                self.layers = worker.layers().clone();
+                Ok(none.insert(worker))
             }
         }
     }

@@ -9,7 +9,7 @@
 //!                   K                                                                            kill the template
 //!                   S                                                                            stop the run
 //! to a compiler     P                                  + 2: source, file for the executable; it answers C, N or E
-//! from the zygote   R version \n landlock ABI \n path of the box (+ its descriptor) | E text | K | D as below
+//! from the zygote   R version \n layers \n path of the box (+ its descriptor) | E text | K | D as below
 //! to a template     R f64 cpu_time_s f64 wall_time_s   + 3 descriptors: stdin, stdout, stderr    run a test
 //!                   S                                                                            stop the run
 //! from a template   C compiled | N text | E text: it cannot be executed

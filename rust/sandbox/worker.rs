@@ -50,6 +50,8 @@ pub struct WorkerConfig {
     pub interpreter: PathBuf,
     /// The isolation to set up; refused with a reason where this host does not give it.
     pub tier: IsolationTier,
+    /// Whether a part of the tier that this host does not give is an error, rather than missing in the layers.
+    pub forced: bool,
     /// What it runs.
     pub kind: WorkerKind,
 }
@@ -82,6 +84,7 @@ pub struct Worker {
     pub(super) control: Arc<Channel>,
     pub(super) config: WorkerConfig,
     python_version: String,
+    layers: Arc<[String]>,
     num_programs: u64,
     pub(super) program_folder: Option<ProgramFolder>,
 }
@@ -97,6 +100,7 @@ impl Worker {
             control: Arc::new(Channel::new(ours)),
             config: config.clone(),
             python_version: String::new(),
+            layers: Arc::default(),
             num_programs: 0,
             program_folder: None,
         };
@@ -118,7 +122,8 @@ impl Worker {
                 let text = String::from_utf8_lossy(text);
                 let mut lines = text.lines();
                 self.python_version = lines.next().unwrap_or_default().to_string();
-                let path = lines.nth(1).unwrap_or_default();
+                self.layers = lines.next().unwrap_or_default().split(',').map(String::from).collect();
+                let path = lines.next().unwrap_or_default();
                 let is_written = self.config.kind == WorkerKind::Exec;
                 let folder = descriptor
                     .filter(|_| is_written)
@@ -134,6 +139,11 @@ impl Worker {
     /// The isolation that is in force.
     pub fn tier(&self) -> IsolationTier {
         self.config.tier
+    }
+
+    /// What stands between its programs and this machine.
+    pub fn layers(&self) -> &Arc<[String]> {
+        &self.layers
     }
 
     /// The version of the interpreter.
@@ -227,9 +237,10 @@ fn configuration(config: &WorkerConfig) -> String {
     };
     let readable: Vec<_> = readable.iter().map(|path| path.to_string_lossy()).collect();
     format!(
-        "tier={}\nkind={}\nreadable={}\ncompiler={compiler}\ntemporary={}\nuid={uid}\nparent_pid={}\nbase_filter={}\n\
+        "tier={}\nforced={}\nkind={}\nreadable={}\ncompiler={compiler}\ntemporary={}\nuid={uid}\nparent_pid={}\nbase_filter={}\n\
          child_filter={}\nchild_filter_pid_offset={pid_offset}",
         config.tier,
+        config.forced,
         config.kind.name(),
         readable.join("\0"),
         std::env::temp_dir().display(),

@@ -18,11 +18,14 @@ def cases_of(problem: Problem) -> list[TestCase]:
     return [TestCase(args=json.loads(test.input), output=json.loads(test.output)) for test in problem.tests]
 
 
-def submission_for(problem: Problem, source: str | bytes, stop_on_first_failure: bool = True) -> Submission:
+def submission_for(
+    problem: Problem, source: str | bytes, stop_on_first_failure: bool = True, language: str = "python"
+) -> Submission:
     """A program as an answer to a problem, under the problem's limits."""
     return Submission(
         source,
         cases_of(problem),
+        language=language,
         checker=problem.checker,
         fn_name=problem.fn_name,
         stop_on_first_failure=stop_on_first_failure,

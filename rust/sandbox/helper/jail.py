@@ -21,6 +21,8 @@ _DATA = ["/usr/share/zoneinfo", "/etc/localtime"]
 # Threads of all processes of a worker, where it has a uid of its own.
 _MAX_THREADS = 512
 MAX_OPEN_FILES = 256
+# What can be missing where a tier is had; the tier must not be forced then.
+_EXPECTED = {ROOT: {"own_uid", "landlock"}, USER_NAMESPACE: {"landlock"}, LANDLOCK: {"landlock"}, SECCOMP: set()}
 # Each takes memory of the kernel, as a queued signal does.
 MAX_TIMERS = 256
 
@@ -34,6 +36,11 @@ def readable_paths(more: list[str]) -> list[str]:
         if os.path.exists(path) and not any(path.startswith(parent + "/") for parent in paths):
             paths.append(path)
     return paths
+
+
+def missing_layers(tier: str, layers: list[str]) -> str:
+    """The layers of a tier that are not in force, for people; else empty."""
+    return ", ".join(sorted(_EXPECTED[tier] - set(layers)))
 
 
 def leave_host(tier: str) -> bool:
@@ -58,32 +65,35 @@ def lock_in(
     readable: list[str],
     box: Box | None = None,
     open_files: int = MAX_OPEN_FILES,
-) -> None:
+) -> list[str]:
     """Everything but the namespaces: mounts, uid, capabilities, limits, landlock, seccomp.
 
-    `readable` are the worker's own files beside the libraries, `box` its folder, `open_files` its limit.
+    `readable` are the worker's own files beside the libraries, `box` its folder, `open_files` its limit. Returns the
+    layers that are in force.
     """
     paths = readable_paths(readable)
+    layers = []
     if tier in (ROOT, USER_NAMESPACE):
+        layers += ["namespaces", "read_only_root"]
         _enter_read_only_root(paths, box)
         # Threads are counted by uid and user namespace; elsewhere the caller's own would count.
         resource.setrlimit(resource.RLIMIT_NPROC, (_MAX_THREADS, _MAX_THREADS))
     else:
         os.chdir("/")
-    if tier == ROOT:
-        _become(uid)
+    if tier == ROOT and _become(uid):
+        layers.append("own_uid")
     kernel.drop_capabilities()
     _limit_resources(open_files)
     kernel.forbid_new_privileges()
     folder = box.path if box is not None and box.writable else None
     if box is not None and not box.writable:
         paths.append(box.path)
-    if tier == LANDLOCK and kernel.landlock_abi() == 0:
-        raise OSError("landlock: this kernel has none")
     if tier != SECCOMP and kernel.landlock_abi() > 0:
         kernel.landlock_read_only([path for path in paths if os.path.exists(path)], _existing_devices(), folder)
+        layers.append("landlock")
     kernel.forbid_inspection()
     base_filter.install()
+    return [*layers, "system_call_filter", "resource_limits"]
 
 
 def _limit_resources(open_files: int) -> None:
@@ -139,14 +149,17 @@ def _existing_devices() -> list[str]:
     return [path for path in _DEVICES if os.path.exists(path)]
 
 
-def _become(uid: int) -> None:
+def _become(uid: int) -> bool:
+    """Takes the uid; nobody's, and false, where it cannot be had."""
     os.setgroups([])
     try:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
+        return True
     except OSError:  # A container whose id range is too small for an own uid.
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+        return False
 
 
 def _write(path: str, text: str) -> None:

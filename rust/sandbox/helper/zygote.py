@@ -102,7 +102,10 @@ def _become_zygote(config: dict[str, str], control: _socket.socket) -> int:
     memory_base = _mapped_bytes()
     base_filter = kernel.SystemCallFilter(bytes.fromhex(config["base_filter"]))
     open_files = executor.OPEN_FILES if kind == _EXECUTING else jail.MAX_OPEN_FILES
-    jail.lock_in(tier, int(config["uid"]), base_filter, config["readable"].split("\0"), box, open_files)
+    layers = jail.lock_in(tier, int(config["uid"]), base_filter, config["readable"].split("\0"), box, open_files)
+    missing = jail.missing_layers(tier, layers)
+    if missing and (config["forced"] == "true" or tier == jail.LANDLOCK):
+        raise OSError(f"this host does not give a part of it: {missing}")
     kernel.die_with_parent(parent)
     # These hinder only programs, who inherit them.
     if kind != _COMPILING:
@@ -111,7 +114,7 @@ def _become_zygote(config: dict[str, str], control: _socket.socket) -> int:
     runs.reap_others()
     gc.collect()
     gc.freeze()
-    answer = f"R{sys.version.split()[0]}\n{kernel.landlock_abi()}\n{box.path if box else ''}"
+    answer = f"R{sys.version.split()[0]}\n{','.join(layers)}\n{box.path if box else ''}"
     if box is None:
         control.send(answer.encode())
     else:
