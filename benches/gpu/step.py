@@ -1,14 +1,15 @@
 """An SPO step of a Llama-shaped 1B model on one CUDA device: tokens/s, MFU, peak memory, and what publishing costs.
 
-    python benches/gpu/step.py [--layers 16] [--rows 8] [--row-tokens 4096] [--rows-per-forward 1] [--checkpointing] …
+    python benches/gpu/step.py [--objective ppo] [--rows 8] [--rows-per-forward 1] [--checkpointing] … (see --help)
 
 The model is made here with random weights (hidden size 2048, 32 heads, 8 key-value heads, vocabulary 128,256, tied
 embeddings: 1.24 B parameters at 16 layers), so nothing is downloaded. Rows are filled with trajectories of about 1,200
 tokens, 400 of them the prompt's. Prints a table, then one line of JSON.
 
 - step: forward of policy and frozen reference, backward, AdamW; float32 masters, bfloat16 compute, FSDP2 on one rank.
-- MFU counts 6 floating-point operations a parameter and token for the policy, 2 for the reference, and attention within
-  each trajectory; not recomputation. The peak is measured here: the best of a large bfloat16 matrix product.
+- MFU counts 6 floating-point operations a parameter and token for the policy (and PPO's value model, without its
+  embeddings), 2 for the reference, and attention within each trajectory; not recomputation. The peak is measured here:
+  the best of a large bfloat16 matrix product.
 - publish: what the trainer waits for (a bfloat16 copy on the device), and when the version can be fetched.
 - patch: encoding the change of one step (scan included) and applying it, on one CPU core.
 """
@@ -31,7 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from spo.config import Config, load_config
 from spo.trainer.learner import Learner
 from spo.trainer.parallel import Ranks, start_ranks, stop_ranks
-from spo.trainer.policy import Policy, load_policy
+from spo.trainer.policy import Policy, load_policy, load_value_model
 from spo.trainer.publish import VersionPublisher, weight_shards
 from spo.types import Batch
 from spo.weights import WeightPublisher, WeightSubscriber, apply_patch, chunk_hashes, encode_patch
@@ -54,6 +55,10 @@ def main() -> None:
                 f"batch.token_budget={arguments.row_tokens}",
                 f"optimizer.learning_rate={arguments.learning_rate}",
                 "optimizer.warmup_steps=0",
+                f"objective.name={arguments.objective}",
+                "sampling.temperature_min=1",
+                "sampling.temperature_max=1",
+                "sampling.top_p=1",
                 f"batch.rows_per_forward={arguments.rows_per_forward}",
                 f"model.logprob_chunk_tokens={arguments.chunk_tokens}",
             ],
@@ -69,6 +74,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--objective", default="terminal_q", choices=["terminal_q", "ppo"])
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--row-tokens", type=int, default=4096)
@@ -116,6 +122,7 @@ def make_batch(step: int, rows: int, row_tokens: int) -> tuple[Batch, int, int]:
         position_ids=positions.tobytes(), segment_ids=segments.tobytes(), response_mask=response.tobytes(),
         rewards=(-generator.integers(0, 2, count)).astype(np.float32).tobytes(),
         initial_values=np.full(count, -0.2, np.float32).tobytes(), sources=["online"] * count,
+        behavior_logprobs=np.full(tokens.shape, -np.log(VOCABULARY), np.float32).tobytes(),
     )  # fmt: skip
     return batch, sum(lengths), sum(length**2 for length in lengths)
 
@@ -127,7 +134,9 @@ def measure(
     started = time.monotonic()
     policy = load_policy(folder, config.model, arguments.row_tokens, ranks, trained=True)
     reference = load_policy(folder, config.model, arguments.row_tokens, ranks, trained=False)
-    learner = Learner(policy, reference, config, ranks)
+    is_ppo = arguments.objective == "ppo"
+    value_model = load_value_model(folder, config.model, arguments.row_tokens, ranks) if is_ppo else None
+    learner = Learner(policy, reference, config, ranks, value_model)
     results: dict[str, object] = {"load_s": time.monotonic() - started, "peak_tflops": matmul_tflops()}
     torch.cuda.reset_peak_memory_stats()
     before: list[np.ndarray] = []
@@ -144,6 +153,8 @@ def measure(
     step_s = median(seconds[2:])
     attention = 4 * arguments.layers * 2048 * squares / 2
     flops = (6 + 2) * num_parameters * num_tokens + (3 + 1) * attention
+    if is_ppo:
+        flops += 6 * (num_parameters - 2048 * VOCABULARY) * num_tokens + 3 * attention
     results |= {
         "step_s": step_s,
         "tokens_per_s": num_tokens / step_s,
