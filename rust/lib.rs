@@ -3,6 +3,7 @@
 //! | module | noun |
 //! | --- | --- |
 //! | [`trajectory`] | the record of one rollout, and its one encoding for wire, store and buffer |
+//! | [`parallel`] | one function on many items, on all cores |
 //! | [`packing`] | fitting trajectories of different lengths into rows of a token budget |
 //! | [`store`] | the durable, compressed, append-only home of trajectories |
 //! | [`replay`] | the multi-use, staleness-bounded buffer that batches are drawn from |
@@ -17,6 +18,7 @@ pub mod error;
 pub mod interrupt;
 pub mod judge;
 pub mod packing;
+pub mod parallel;
 pub mod replay;
 pub mod sandbox;
 pub mod store;

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{append, options, trajectory, with_long_prompt};
 use spo_core::store::{Filter, Mode, Options, Store};
-use spo_core::trajectory::Trajectory;
+use spo_core::trajectory::columns::Precision;
 use spo_core::trajectory::record::Columns;
+use spo_core::trajectory::{Late, Trajectory};
 use spo_core::{Error, Interrupt};
 
 const GO_ON: fn() -> Interrupt<'static> = Interrupt::never;
@@ -230,11 +231,60 @@ fn after_a_failed_sync_the_store_refuses_to_go_on_and_reopening_helps() {
     broken.store(false, Ordering::SeqCst);
     assert!(matches!(store.commit(), Err(Error::Store(_))), "a later sync that works proves nothing");
     assert!(matches!(store.append(&[trajectory(2)], GO_ON()), Err(Error::Store(_))));
+    let late = Late { reward: Some(0.5), ..Late::default() };
+    assert!(matches!(store.annotate(&ids, &[late], GO_ON()), Err(Error::Store(_))));
+    assert!(matches!(store.delete(&ids, GO_ON()), Err(Error::Store(_))));
+    assert!(matches!(store.compact(&mut |_, _| {}, GO_ON()), Err(Error::Store(_))));
     assert_eq!(store.read_many(&ids, Columns::ALL, GO_ON()).unwrap(), [trajectory(0)]);
     drop(store);
     let store = append(directory.path());
     assert_eq!(store.read_many(&ids, Columns::ALL, GO_ON()).unwrap(), [trajectory(0)]);
     store.append(&[trajectory(2)], GO_ON()).unwrap();
+}
+
+#[test]
+fn a_failed_sync_while_sealing_loses_nothing_that_was_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    let broken = Arc::new(AtomicBool::new(false));
+    let asked = broken.clone();
+    let sync = move |file: &File| match asked.load(Ordering::SeqCst) {
+        true => Err(io::Error::from_raw_os_error(28)),
+        false => file.sync_data(),
+    };
+    let options = Options { sync: Arc::new(sync), segment_bytes: 300, ..options(Mode::Append) };
+    let store = Store::open(directory.path(), options, GO_ON()).unwrap();
+    let ids = store.append(&[trajectory(3), trajectory(4)], GO_ON()).unwrap();
+    store.commit().unwrap();
+    broken.store(true, Ordering::SeqCst);
+    assert!(matches!(store.append(&[trajectory(5)], GO_ON()), Err(Error::Io { .. })), "the append must seal first");
+    assert!(matches!(store.append(&[trajectory(5)], GO_ON()), Err(Error::Store(_))));
+    drop(store);
+    for mode in [Mode::Read, Mode::Append] {
+        let store = Store::open(directory.path(), common::options(mode), GO_ON()).unwrap();
+        assert_eq!(store.scan(&Filter::default(), GO_ON()).unwrap(), ids);
+        assert_eq!(store.read_many(&ids, Columns::ALL, GO_ON()).unwrap(), [trajectory(3), trajectory(4)]);
+    }
+}
+
+#[test]
+fn tokens_by_rank_and_halved_logprobs_are_read_back_through_segments_and_compaction() {
+    let directory = tempfile::tempdir().unwrap();
+    let small = Options { segment_bytes: 1 << 16, precision: Precision::Half, ..options(Mode::Append) };
+    let store = Store::open(directory.path(), small, GO_ON()).unwrap();
+    let long = |number: u64| Trajectory {
+        response_tokens: (0..3000).map(|at| 40_000 + (at * at + number as i32) % 500).collect(),
+        behavior_logprobs: Some((0..3000).map(|at| -(at as f32) / 8.0).collect()),
+        ..with_long_prompt(number)
+    };
+    let written: Vec<Trajectory> = (0..60).map(long).collect();
+    let ids: Vec<u64> = written.chunks(6).flat_map(|part| store.append(part, GO_ON()).unwrap()).collect();
+    assert!(store.info(GO_ON()).unwrap().sealed_segments > 1);
+    assert_eq!(store.read_many(&ids, Columns::ALL, GO_ON()).unwrap(), written, "eighths need only a few digits");
+    store.delete(&ids[..50], GO_ON()).unwrap();
+    store.compact(&mut |_, _| {}, GO_ON()).unwrap();
+    for store in [store, append(directory.path())] {
+        assert_eq!(store.read_many(&ids[50..], Columns::ALL, GO_ON()).unwrap(), written[50..]);
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 """Stores written once and kept: what any later version must still read, and must still refuse.
 
-`tests/fixtures/store-1` was written by the first version of the format, `store-2` by the second: each has a sealed
-segment, and a live one whose last append is cut. The second has late columns and a deletion as well. The names and
-numbers below say what is in them.
+`tests/fixtures/store-N` was written by version N of the format: each has a sealed segment, and a live one whose last
+append is cut. From the second on there are late columns and a deletion as well, in the third enough tokens are coded by
+rank. The names and numbers below say what is in them.
 """
 
 import shutil
@@ -75,8 +75,10 @@ def late_records() -> list[Trajectory]:
 
 
 def write(path: Path) -> None:
-    """How the second fixture was written; the first was so without annotating and deleting."""
+    """How the third fixture was written; the second was so without `common`, the first without late columns too."""
+    common = Trajectory("common", [], [7919 * place % 300 for place in range(2**16)], 0.0, "", "common")
     with TrajectoryStore.open(path, tokenizer="sha256:fixture", segment_bytes=1) as store:
+        store.append([common])
         ids = store.append(records()[:2])
         store.append(records()[2:3])
     with TrajectoryStore.open(path) as store:
@@ -90,15 +92,20 @@ def write(path: Path) -> None:
     live.write_bytes(live.read_bytes()[:-CUT_BYTES])
 
 
-@pytest.mark.parametrize(("name", "first_two"), [("store-1", records()[:2]), ("store-2", late_records())])
-def test_earlier_formats_are_read_and_gone_on_with(tmp_path: Path, name: str, first_two: list[Trajectory]) -> None:
+@pytest.mark.parametrize(
+    ("name", "first_two", "sealed"),
+    [("store-1", records()[:2], 1), ("store-2", late_records(), 1), ("store-3", late_records(), 2)],
+)
+def test_earlier_formats_are_read_and_gone_on_with(
+    tmp_path: Path, name: str, first_two: list[Trajectory], sealed: int
+) -> None:
     path = tmp_path / "store"
     shutil.copytree(FIXTURES / name, path)
     with TrajectoryStore.open(path, "r") as store:
-        ids = store.scan()
+        ids = store.scan(source="offline") + store.scan(source="online")
         assert store.tokenizer == "sha256:fixture"
         assert store.read_many(ids) == first_two + records()[2:4]
-        assert store.info()["sealed_segments"] == 1
+        assert store.info()["sealed_segments"] == sealed
         expected = [record.reference_logprobs is not None for record in first_two + records()[2:4]]
         assert store.scan(has=["reference_logprobs"]) == [id for id, has in zip(ids, expected, strict=True) if has]
     with TrajectoryStore.open(path) as store:
@@ -106,7 +113,7 @@ def test_earlier_formats_are_read_and_gone_on_with(tmp_path: Path, name: str, fi
         ids += store.append(records()[4:])
         store.annotate(ids[2:3], reward=[0.25])
     with TrajectoryStore.open(path, "r") as store:
-        assert store.scan() == ids
+        assert store.scan(source="offline") + store.scan(source="online") == ids
         assert store.read_many(ids)[3:] == records()[3:]
         assert store[ids[2]].reward == 0.25
 
@@ -117,7 +124,7 @@ def test_what_is_written_now_has_the_sizes_of_the_last_fixture(tmp_path: Path) -
     def sizes(path: Path) -> dict[str, int]:
         return {file.name: file.stat().st_size for file in path.iterdir()}
 
-    now, then = sizes(tmp_path / "store"), sizes(FIXTURES / "store-2")
+    now, then = sizes(tmp_path / "store"), sizes(FIXTURES / "store-3")
     assert now.keys() == then.keys()
     # Compressors may change by a few bytes; the layout may not without a new fixture.
     assert all(abs(now[name] - then[name]) <= 16 for name in then), (now, then)
@@ -125,7 +132,7 @@ def test_what_is_written_now_has_the_sizes_of_the_last_fixture(tmp_path: Path) -
 
 def test_a_file_of_an_unknown_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store"
-    shutil.copytree(FIXTURES / "store-2", path)
+    shutil.copytree(FIXTURES / "store-3", path)
     identity = path / "store.spo"
     data = bytearray(identity.read_bytes())
     data[6] += 1

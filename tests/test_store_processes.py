@@ -83,22 +83,41 @@ FULL_DISK = """
 import resource, sys
 from spo.store import Trajectory, TrajectoryStore
 
+def full(limit):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
 store = TrajectoryStore.open(sys.argv[1], tokenizer="tests")
 record = Trajectory("p", range(1000), range(1000), -1.0, "wrong_answer", "online")
 (first,) = store.append([record])
 size = store.info()["bytes"]
-resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000, resource.RLIM_INFINITY))
+late = {"reference_logprobs": [[-1 / n for n in range(1, 1001)]]}
+for write in (lambda: store.append([record]), lambda: store.annotate([first], **late), lambda: store.delete([first])):
+    full(size + 20)
+    try:
+        write()
+    except OSError as error:
+        assert "append to" in str(error), error
+    else:
+        raise SystemExit("the write beyond the limit did not fail")
+    assert store.scan() == [first] and store.info()["bytes"] == size
+    full(resource.RLIM_INFINITY)
+(second,) = store.append([record])
+store.annotate([first], **late)
+store.commit()
+assert store[second] == record and len(store[first].reference_logprobs) == 1000
+store.compact()
+store.delete([second])
+full(3000)
 try:
-    store.append([record])
+    store.compact()
 except OSError as error:
-    assert "append to" in str(error), error
+    assert "compact" in str(error) or "replace" in str(error), error
 else:
-    raise SystemExit("the write beyond the limit did not fail")
-assert store.scan() == [first] and store.info()["bytes"] == size
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    raise SystemExit("the compaction beyond the limit did not fail")
+full(resource.RLIM_INFINITY)
+assert store.scan() == [first] and store.compact()["records"] == 1
 (second,) = store.append([record])
 store.commit()
-assert store.read_many([first, second]) == [record, record]
 """
 
 
@@ -108,3 +127,11 @@ def test_a_write_that_the_system_refuses_is_taken_back_and_can_be_tried_again(tm
     assert done.returncode == 0, done.stderr
     with TrajectoryStore.open(tmp_path, "r") as store:
         assert len(store) == 2
+
+
+def test_writers_and_readers_of_many_kinds_are_killed_and_nothing_is_lost() -> None:
+    """The short form of `tests/crash_store.py`; run that with more kills and another seed."""
+    command = [sys.executable, str(Path(__file__).parent / "crash_store.py"), "--kills", "60", "--seed", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "nothing lost, nothing twice" in done.stdout

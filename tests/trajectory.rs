@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use spo_core::trajectory::batch::{decode_trajectories, encode_trajectories};
-use spo_core::trajectory::record::{self, Columns, Encoded, Prompt};
+use spo_core::trajectory::columns::{self, Precision};
+use spo_core::trajectory::ranks::{Counts, Ranks};
+use spo_core::trajectory::record::{self, Coding, Columns, Encoded, Places, Prompts, Record};
 use spo_core::trajectory::{MonteCarlo, Trajectory};
 use spo_core::{Error, Interrupt};
 
@@ -69,9 +71,13 @@ fn counts_at(positions: &[u32], trials: u32) -> MonteCarlo {
     MonteCarlo { positions: positions.to_vec(), successes: vec![1; count], trials: vec![trials; count] }
 }
 
+fn encode(trajectory: &Trajectory) -> Encoded {
+    Encoded::new(trajectory, &Coding::default(), &Prompts::default()).unwrap()
+}
+
 fn encoded(trajectory: &Trajectory) -> Vec<u8> {
     let mut bytes = Vec::new();
-    Encoded::new(trajectory).unwrap().put(Prompt::Inline, &mut bytes);
+    encode(trajectory).put(Places::default(), &mut bytes);
     bytes
 }
 
@@ -192,17 +198,45 @@ fn each_wrong_field_is_named() {
 }
 
 #[test]
+fn tokens_are_coded_by_the_ranks_of_what_came_first() {
+    let often: Vec<i32> = (0..70_000).map(|at| 100_000 + at % 90).collect();
+    let ranks = Counts::default().add([&often[..]].into_iter()).unwrap();
+    let stored = Ranks::read(&ranks.put()).unwrap();
+    let tokens: Vec<i32> = [5, 100_003, 0, 99_999, i32::MAX, 100_089, 100_090].into();
+    let bytes = columns::tokens(&tokens, Some(&ranks));
+    assert_eq!(columns::read_tokens(&bytes, tokens.len(), Some(&stored)).unwrap(), tokens);
+    assert_eq!(columns::tokens(&often[..90], Some(&ranks)).len(), 90, "a byte each");
+    assert_eq!(columns::tokens(&often[..90], None).len(), 270, "three bytes each without ranks");
+    let mut counts = Counts::default();
+    assert!(counts.add([&often[..1000]].into_iter()).is_none(), "too few to tell");
+    assert!(columns::read_tokens(&bytes[..bytes.len() - 1], tokens.len(), Some(&stored)).is_err());
+    assert!(columns::read_tokens(&bytes, tokens.len() - 1, Some(&stored)).is_err());
+}
+
+#[test]
+fn half_precision_keeps_three_digits_and_never_an_infinity() {
+    let column = [-0.0f32, -1.0e-9, -0.001234, -1.5, -17.25, -123.456, -1.0e9];
+    let bytes = columns::floats(&column, Precision::Half);
+    assert_eq!(bytes.len(), 2 * column.len());
+    let read = columns::read_floats(&bytes, column.len()).unwrap();
+    for (&wrote, &read) in column.iter().zip(&read).take(6) {
+        assert!((wrote - read).abs() <= wrote.abs() / 1000.0 + 6.0e-8, "{wrote} became {read}");
+    }
+    assert_eq!(read[6], -65504.0);
+}
+
+#[test]
 fn a_record_may_leave_its_prompt_to_a_frame_of_its_own() {
     let trajectory = Trajectory { prompt_tokens: (0..500).map(|at| at * 7919 % 5000).collect(), ..sample() };
-    let encoded = Encoded::new(&trajectory).unwrap();
-    let (mut bytes, shared) = (Vec::new(), encoded.shareable_prompt().unwrap());
-    encoded.put(Prompt::At(12_345), &mut bytes);
+    let encoded = encode(&trajectory);
+    let (mut bytes, shared) = (Vec::new(), encoded.prompt.as_ref().unwrap().frame(None));
+    encoded.put(Places { prompt: Some(12_345), ranks: None }, &mut bytes);
     assert!(bytes.len() + 400 < shared.len());
     let decoded = record::decode(&bytes, Columns::ALL).unwrap();
     assert_eq!(decoded.prompt_at, Some((12_345, 500)));
-    let prompt_tokens = record::decode_prompt(&shared, 500).unwrap();
+    let prompt_tokens = Record::parse(&shared).unwrap().prompt(500, None).unwrap();
     assert_eq!(Trajectory { prompt_tokens, ..decoded.trajectory }, trajectory);
-    assert!(record::decode_prompt(&shared, 499).is_err());
+    assert!(Record::parse(&shared).unwrap().prompt(499, None).is_err());
     assert!(record::decode(&bytes, Columns::ALL).unwrap().whole().is_err(), "no message may refer to a store's file");
-    assert!(Encoded::new(&sample()).unwrap().shareable_prompt().is_none(), "a short prompt is not worth a frame");
+    assert!(!encode(&sample()).prompt.unwrap().is_shareable(), "a short prompt is not worth a frame");
 }

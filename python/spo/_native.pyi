@@ -114,6 +114,7 @@ class NativeStore:
         tokenizer: str | None,
         skip_damage: bool,
         segment_bytes: int | None,
+        logprobs: str,
     ) -> NativeStore: ...
     def append(self, trajectories: Sequence[Trajectory]) -> list[int]: ...
     def annotate(

@@ -70,6 +70,7 @@ class TrajectoryStore:
         *,
         skip_damage: bool = False,
         segment_bytes: int | None = None,
+        logprobs: Literal["float32", "float16"] = "float32",
     ) -> Self:
         """Opens the store in the directory `path`.
 
@@ -83,6 +84,9 @@ class TrajectoryStore:
                 where given.
             skip_damage: read what can be read, and count the rest in `info()["skipped"]`; only with mode "r".
             segment_bytes: size at which a segment is sealed; 256 MiB unless given.
+            logprobs: how exactly log-probabilities are kept of what is appended and annotated from now on: as they
+                are, or rounded to float16 (three decimal digits, and to 6e-8 near 0), which halves most of a
+                store. They are float32 arrays again when read.
 
         Raises:
             StoreError: the store is of another tokenizer.
@@ -91,7 +95,7 @@ class TrajectoryStore:
             OSError: the directory cannot be read or written; with mode "r", there is no store.
             ValueError: an argument is wrong.
         """
-        store = cls(NativeStore(path, mode, tokenizer, skip_damage, segment_bytes))
+        store = cls(NativeStore(path, mode, tokenizer, skip_damage, segment_bytes, logprobs))
         for file, offset, dropped in store.torn_tails:
             logger.warning("%s: cut off an unfinished append of %d bytes at byte %d", file, dropped, offset)
         return store

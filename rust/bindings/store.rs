@@ -9,6 +9,7 @@ use pyo3::types::PyDict;
 use spo_core::store::id::is_attached;
 use spo_core::store::{Filter, Mode, OnDamage, Options, Store};
 use spo_core::trajectory::Late;
+use spo_core::trajectory::columns::Precision;
 use spo_core::trajectory::record::{Columns, Present};
 
 use crate::runtime::without_gil;
@@ -21,7 +22,7 @@ pub(crate) struct NativeStore(pub(crate) Arc<Store>);
 #[pymethods]
 impl NativeStore {
     #[new]
-    #[pyo3(signature = (path, mode, tokenizer, skip_damage, segment_bytes))]
+    #[pyo3(signature = (path, mode, tokenizer, skip_damage, segment_bytes, logprobs))]
     fn new(
         py: Python<'_>,
         path: PathBuf,
@@ -29,6 +30,7 @@ impl NativeStore {
         tokenizer: Option<&str>,
         skip_damage: bool,
         segment_bytes: Option<u64>,
+        logprobs: &str,
     ) -> PyResult<Self> {
         let mode = match mode {
             "r" => Mode::Read,
@@ -37,8 +39,18 @@ impl NativeStore {
                 return Err(PyValueError::new_err(format!("mode must be \"r\" or \"a\", got {other:?}")));
             }
         };
+        let precision = match logprobs {
+            "float32" => Precision::Single,
+            "float16" => Precision::Half,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "logprobs must be \"float32\" or \"float16\", got {other:?}"
+                )));
+            }
+        };
         let mut options = Options::new(mode, tokenizer);
         options.on_damage = if skip_damage { OnDamage::Skip } else { OnDamage::Refuse };
+        options.precision = precision;
         options.segment_bytes = segment_bytes.unwrap_or(options.segment_bytes);
         let store = without_gil(py, |interrupt| Store::open(&path, options, interrupt))?;
         Ok(NativeStore(Arc::new(store)))

@@ -4,7 +4,7 @@
 //!
 //! A tombstone stays until the segment with its record was compacted; the compaction after that one drops it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::files::{self, SegmentName};
@@ -19,7 +19,8 @@ use super::writer::sealing;
 use super::{Store, lock, open};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
-use crate::trajectory::record;
+use crate::trajectory::bytes::Damage;
+use crate::trajectory::record::{Places, Record};
 
 /// What a compaction did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -99,13 +100,13 @@ impl Store {
     }
 
     fn rewrite(&self, plan: &Plan, interrupt: Interrupt<'_>) -> Result<()> {
-        let prompts = prompts(plan, interrupt)?;
+        let shared = shared(plan, interrupt)?;
         let header = SegmentHeader { number: plan.number, ..self.identity.clone() };
         let path = SegmentName { number: plan.number, sealed: true }.path(&self.directory);
         files::replace(&path, |out| {
             let mut copy = Copy { file: &plan.file, at: 0, time_us: 0, out };
             copy.write(&header.file_start(files::now_us()))?;
-            let (rows, late) = copy.frames(plan, &prompts, interrupt)?;
+            let (rows, late) = copy.frames(plan, &shared, interrupt)?;
             let footer = footer(super::shard::FILE_VERSION, &rows, &late, &self.state().names)?;
             let end = sealing(copy.at, plan.sequence, copy.time_us, &footer);
             copy.write(&end)
@@ -137,22 +138,28 @@ fn is_needed(state: &State, number: u32, at: usize, row: &LateRow) -> bool {
     }
 }
 
-/// Offsets of the prompts that the records refer to, in order.
-fn prompts(plan: &Plan, interrupt: Interrupt<'_>) -> Result<Vec<u32>> {
-    let mut offsets = HashSet::new();
+/// Offsets of the frames that records refer to (prompts, ranks), and those refer to in turn; in order.
+fn shared(plan: &Plan, interrupt: Interrupt<'_>) -> Result<Vec<u32>> {
+    let mut shared = BTreeSet::new();
     for row in &plan.rows {
         interrupt.check()?;
-        let (_, payload) = plan.file.frame(u64::from(row.offset))?;
-        let at = record::prompt_at(&payload).map_err(|damage| plan.file.corrupt(u64::from(row.offset), damage.what))?;
-        offsets.extend(at);
+        let places = places(&plan.file, row.offset)?;
+        shared.extend(places.ranks);
+        if let Some(prompt) = places.prompt.filter(|&prompt| shared.insert(prompt)) {
+            shared.extend(self::places(&plan.file, prompt)?.ranks);
+        }
     }
-    let mut offsets: Vec<u32> = offsets.into_iter().collect();
-    offsets.sort_unstable();
-    Ok(offsets)
+    Ok(shared.into_iter().collect())
+}
+
+fn places(file: &SegmentFile, offset: u32) -> Result<Places> {
+    let (_, payload) = file.frame(u64::from(offset))?;
+    let places = Record::parse(&payload).and_then(|record| record.places());
+    places.map_err(|damage| file.corrupt(u64::from(offset), damage.what))
 }
 
 enum Kept<'a> {
-    Prompt,
+    Shared,
     Record(&'a Row),
     Late(&'a LateRow),
 }
@@ -166,31 +173,33 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    fn frames(&mut self, plan: &Plan, prompts: &[u32], interrupt: Interrupt<'_>) -> Result<(Vec<Row>, Vec<LateRow>)> {
-        let mut kept: Vec<(u32, Kept<'_>)> = prompts.iter().map(|&at| (at, Kept::Prompt)).collect();
+    fn frames(&mut self, plan: &Plan, shared: &[u32], interrupt: Interrupt<'_>) -> Result<(Vec<Row>, Vec<LateRow>)> {
+        let mut kept: Vec<(u32, Kept<'_>)> = shared.iter().map(|&at| (at, Kept::Shared)).collect();
         kept.extend(plan.rows.iter().map(|row| (row.offset, Kept::Record(row))));
         kept.extend(plan.late.iter().map(|row| (row.offset, Kept::Late(row))));
         kept.sort_unstable_by_key(|(offset, _)| *offset);
         let (mut rows, mut late) = (Vec::with_capacity(plan.rows.len()), Vec::with_capacity(plan.late.len()));
-        // Where each prompt is now.
-        let mut moved = vec![0; prompts.len()];
+        // Where each shared frame is now; what refers to one comes behind it.
+        let mut now = HashMap::new();
         for (old, frame) in kept {
             interrupt.check()?;
             let (header, payload) = self.file.frame(u64::from(old))?;
-            let damaged = |damage: crate::trajectory::bytes::Damage| self.file.corrupt(u64::from(old), damage.what);
+            if let Kept::Late(row) = frame {
+                late.push(LateRow { offset: self.put(&header, &payload)?, ..*row });
+                continue;
+            }
+            let damaged = |damage: Damage| self.file.corrupt(u64::from(old), damage.what);
+            let record = Record::parse(&payload).map_err(damaged)?;
+            let Places { prompt, ranks } = record.places().map_err(damaged)?;
+            let moved = |place: Option<u32>| place.and_then(|place| now.get(&place).copied());
+            let payload = record.moved(Places { prompt: moved(prompt), ranks: moved(ranks) });
+            let offset = self.put(&header, &payload)?;
             match frame {
-                Kept::Prompt => {
-                    let new = self.put(&header, &payload)?;
-                    moved[prompts.partition_point(|&prompt| prompt < old)] = new;
-                }
-                Kept::Late(row) => late.push(LateRow { offset: self.put(&header, &payload)?, ..*row }),
                 Kept::Record(row) => {
-                    let present = record::decode_scalars(&payload).map_err(damaged)?.present;
-                    let place = |prompt| moved[prompts.partition_point(|&known| known < prompt)];
-                    let payload = record::move_prompt(&payload, place).map_err(damaged)?;
-                    let offset = self.put(&header, &payload)?;
-                    rows.push(Row { offset, length: payload.len() as u32, present: Some(present), ..*row });
+                    let (length, present) = (payload.len() as u32, Some(record.present()));
+                    rows.push(Row { offset, length, present, ..*row });
                 }
+                _ => drop(now.insert(old, offset)),
             }
         }
         Ok((rows, late))

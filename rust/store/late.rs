@@ -11,7 +11,7 @@ use super::{MAX_APPEND_BYTES, Store, lock};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::trajectory::Late;
-use crate::trajectory::record::{Encoded, Present, Prompt};
+use crate::trajectory::record::{Encoded, Places, Present};
 
 /// Which late columns count, and which records are deleted; of all segments together.
 #[derive(Default)]
@@ -91,7 +91,7 @@ impl Store {
             late.validate(response as usize).map_err(|error| Error::invalid(format!("record {id}: {error}")))?;
             if !late.is_empty() {
                 let mut encoded = Vec::new();
-                Encoded::late(late)?.put(Prompt::Inline, &mut encoded);
+                Encoded::late(late, self.encoder.precision)?.put(Places::default(), &mut encoded);
                 let row = LateRow { reward: late.reward.unwrap_or(0.0), ..row(id, Some(Present::of_late(late))) };
                 frames.push((row, targeted(id, &encoded)));
             }

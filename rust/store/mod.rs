@@ -15,6 +15,7 @@
 //! | `late` | what was said of records later: columns, deletions |
 //! | `attach`, `compact` | other stores that are listed too; giving space back |
 //! | `info` | totals |
+//! | `encode` | encoding what is to be appended |
 //! | `writer` | the live segment, group commit, poisoning |
 //! | `open` | opening a store, adopting what a dead writer left |
 //!
@@ -23,6 +24,7 @@
 mod attach;
 mod compact;
 pub mod describe;
+mod encode;
 pub mod files;
 mod footer;
 pub mod id;
@@ -49,10 +51,13 @@ pub use recovery::OnDamage;
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::parallel;
 use crate::trajectory::Trajectory;
 use crate::trajectory::record::{Columns, Encoded, Present};
+use encode::Encoder;
 use id::record_id;
 use index::{Names, Row};
+use read::Prompts;
 use segment::Segment;
 use shard::{MAX_SEGMENT_RECORDS, SegmentHeader};
 use state::{Located, State};
@@ -85,6 +90,8 @@ pub struct Store {
     identity: SegmentHeader,
     on_damage: OnDamage,
     segment_bytes: u64,
+    encoder: Encoder,
+    prompts: Prompts,
     state: RwLock<State>,
     writer: Option<Mutex<Writer>>,
     durable: Mutex<(u32, u64)>,
@@ -121,12 +128,16 @@ impl Store {
 
     /// Appends all the trajectories or, on an error, none. They are visible to every reader when this returns, durable
     /// after the next [`Self::commit`]. Returns their ids.
-    pub fn append<T: AsRef<Trajectory>>(&self, trajectories: &[T], interrupt: Interrupt<'_>) -> Result<Vec<u64>> {
+    pub fn append<T: AsRef<Trajectory> + Sync>(
+        &self,
+        trajectories: &[T],
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<u64>> {
         let writer = self.writer()?;
         if trajectories.is_empty() {
             return Ok(Vec::new());
         }
-        let records = encode_all(trajectories, interrupt)?;
+        let records = self.encoder.encode(trajectories, interrupt)?;
         let mut writer = lock(writer);
         self.poison.check()?;
         let bytes: usize = records.iter().map(Encoded::num_bytes).sum();
@@ -173,11 +184,7 @@ impl Store {
             self.refresh(interrupt)?;
             located = self.locate(ids, columns);
         }
-        let read = |record: Located| {
-            interrupt.check()?;
-            record.read()
-        };
-        located?.into_iter().map(read).collect()
+        parallel::map(&located?, interrupt, |record| record.read(&self.prompts))
     }
 
     /// Ids of the records that pass the filter, in the order in which they were appended. Reads no record, but where
@@ -287,25 +294,6 @@ fn index_records<T: AsRef<Trajectory>>(
             present: Some(Present::of(trajectory)),
         });
     }
-}
-
-fn encode_all<T: AsRef<Trajectory>>(trajectories: &[T], interrupt: Interrupt<'_>) -> Result<Vec<Encoded>> {
-    let mut records = Vec::with_capacity(trajectories.len());
-    let mut bytes = 0;
-    for trajectory in trajectories {
-        interrupt.check()?;
-        trajectory.as_ref().validate()?;
-        let record = Encoded::new(trajectory.as_ref())?;
-        bytes += record.num_bytes();
-        records.push(record);
-    }
-    if bytes > MAX_APPEND_BYTES || records.len() > MAX_SEGMENT_RECORDS {
-        let count = records.len();
-        return Err(Error::invalid(format!(
-            "{count} trajectories of {bytes} bytes are too many for one append; split them"
-        )));
-    }
-    Ok(records)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

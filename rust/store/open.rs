@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
 use super::attach::Source;
+use super::encode::Encoder;
 use super::files::{self, SegmentName};
 use super::footer::footer;
 use super::id::MAX_ATTACHED_NUMBER;
 use super::index::Names;
+use super::read::Prompts;
 use super::recovery::{OnDamage, read_start, unreadable};
 use super::segment::Segment;
 use super::shard::{FILE_VERSION, SegmentHeader, trailer};
@@ -20,6 +22,7 @@ use super::writer::{Poison, SyncFn, Writer, sealing};
 use super::{MAX_SEGMENT_BYTES, SEGMENT_BYTES, Store, TornTail};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::trajectory::columns::Precision;
 
 /// What the caller wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Whether damage is refused or skipped; a writer always refuses.
     pub on_damage: OnDamage,
+    /// How exactly logprobs are kept of what is appended.
+    pub precision: Precision,
     /// What makes a file durable.
     pub sync: SyncFn,
 }
@@ -53,6 +58,7 @@ impl Options {
             tokenizer: tokenizer.map(str::to_owned),
             segment_bytes: SEGMENT_BYTES,
             on_damage: OnDamage::Refuse,
+            precision: Precision::Single,
             sync: Arc::new(File::sync_data),
         }
     }
@@ -85,6 +91,8 @@ pub(super) fn open(directory: &Path, options: Options, interrupt: Interrupt<'_>)
         identity,
         on_damage: options.on_damage,
         segment_bytes: options.segment_bytes,
+        encoder: Encoder::new(options.precision),
+        prompts: Prompts::default(),
         state: RwLock::new(state),
         writer,
         durable: Mutex::new((0, 0)),

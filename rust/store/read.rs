@@ -1,15 +1,19 @@
 //! Reading records, their shared prompts and their late columns from segments' files. Every frame is checked.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::index::{LateRow, Row};
 use super::recovery::unreadable;
 use super::shard::{FRAME_HEADER_BYTES, FrameHeader, Kind, read_targeted};
 use crate::error::{Error, Result};
 use crate::trajectory::bytes::Damage;
-use crate::trajectory::record::{self, Columns, Decoded, Present};
+use crate::trajectory::ranks::Ranks;
+use crate::trajectory::record::{Columns, Decoded, Present, Record};
 use crate::trajectory::{Late, Trajectory};
 
 /// A segment's open file, shared with reads that are going on.
@@ -18,18 +22,52 @@ pub struct SegmentFile {
     pub file: File,
     /// Where it was when it was opened.
     pub path: PathBuf,
+    /// Ranks that were read, by the offset of their frame: there are very few.
+    ranks: Mutex<Vec<(u32, Arc<Ranks>)>>,
+    /// Tells files apart in [`Prompts`].
+    key: u64,
 }
 
+/// Tokens of shared prompts that were read lately.
+#[derive(Default)]
+pub struct Prompts(Mutex<(HashMap<(u64, u32), Arc<[i32]>>, usize)>);
+
+impl Prompts {
+    fn get(&self, file: u64, offset: u32) -> Option<Arc<[i32]>> {
+        lock(&self.0).0.get(&(file, offset)).cloned()
+    }
+
+    fn insert(&self, file: u64, offset: u32, tokens: &Arc<[i32]>) {
+        let mut cache = lock(&self.0);
+        if cache.1 + tokens.len() > MAX_CACHED_TOKENS {
+            *cache = Default::default();
+        }
+        if cache.0.insert((file, offset), tokens.clone()).is_none() {
+            cache.1 += tokens.len();
+        }
+    }
+}
+
+/// Tokens of prompts that are kept: 16 MiB of them.
+const MAX_CACHED_TOKENS: usize = 4 << 20;
+
 impl SegmentFile {
+    /// The open file.
+    pub fn new(file: File, path: PathBuf) -> Self {
+        static KEYS: AtomicU64 = AtomicU64::new(0);
+        SegmentFile { file, path, ranks: Mutex::new(Vec::new()), key: KEYS.fetch_add(1, Ordering::Relaxed) }
+    }
+
     /// Reads one record by its row, as it was appended.
-    pub fn record(&self, row: &Row, columns: Columns) -> Result<Trajectory> {
+    pub fn record(&self, row: &Row, columns: Columns, prompts: &Prompts) -> Result<Trajectory> {
         let offset = u64::from(row.offset);
         let frame = self.indexed(Kind::Trajectory, row.sequence, offset, row.length)?;
         let damaged = |damage: Damage| self.damaged(offset, damage);
-        let Decoded { mut trajectory, prompt_at } =
-            record::decode(&frame[FRAME_HEADER_BYTES..], columns).map_err(damaged)?;
+        let record = Record::parse(&frame[FRAME_HEADER_BYTES..]).map_err(damaged)?;
+        let ranks = self.ranks(&record, offset)?;
+        let Decoded { mut trajectory, prompt_at } = record.decode(columns, ranks.as_deref()).map_err(damaged)?;
         if let Some((at, count)) = prompt_at {
-            trajectory.prompt_tokens = self.prompt(u64::from(at), count)?;
+            trajectory.prompt_tokens = self.prompt(at, count, prompts)?.to_vec();
         }
         Ok(trajectory)
     }
@@ -38,8 +76,8 @@ impl SegmentFile {
     pub fn present(&self, row: &Row) -> Result<Present> {
         let offset = u64::from(row.offset);
         let frame = self.indexed(Kind::Trajectory, row.sequence, offset, row.length)?;
-        let scalars = record::decode_scalars(&frame[FRAME_HEADER_BYTES..]);
-        Ok(scalars.map_err(|damage| self.damaged(offset, damage))?.present)
+        let record = Record::parse(&frame[FRAME_HEADER_BYTES..]);
+        Ok(record.map_err(|damage| self.damaged(offset, damage))?.present())
     }
 
     /// Reads those late columns that are wanted, of a record with `response` response tokens.
@@ -51,7 +89,7 @@ impl SegmentFile {
         if target != row.target {
             return Err(self.misplaced(offset));
         }
-        record::decode_late(content, response as usize, wanted).map_err(damaged)
+        Record::parse(content).and_then(|record| record.late(response as usize, wanted)).map_err(damaged)
     }
 
     /// The header and payload of the frame at `offset`.
@@ -83,12 +121,38 @@ impl SegmentFile {
         Error::Corrupt { path: self.path.clone(), offset, what }
     }
 
-    fn prompt(&self, offset: u64, count: usize) -> Result<Vec<i32>> {
+    fn prompt(&self, at: u32, count: usize, prompts: &Prompts) -> Result<Arc<[i32]>> {
+        if let Some(tokens) = prompts.get(self.key, at).filter(|tokens| tokens.len() == count) {
+            return Ok(tokens);
+        }
+        let offset = u64::from(at);
         let (header, payload) = self.frame(offset)?;
         if header.kind != Kind::Prompt {
             return Err(self.corrupt(offset, "a record refers to this frame as its prompt".to_owned()));
         }
-        record::decode_prompt(&payload, count).map_err(|damage| self.corrupt(offset, damage.what))
+        let damaged = |damage: Damage| self.damaged(offset, damage);
+        let record = Record::parse(&payload).map_err(damaged)?;
+        let ranks = self.ranks(&record, offset)?;
+        let tokens: Arc<[i32]> = record.prompt(count, ranks.as_deref()).map_err(damaged)?.into();
+        prompts.insert(self.key, at, &tokens);
+        Ok(tokens)
+    }
+
+    /// The ranks by which the tokens of the record at `offset` are coded, if they are.
+    fn ranks(&self, record: &Record<'_>, offset: u64) -> Result<Option<Arc<Ranks>>> {
+        let Some(at) = record.places().map_err(|damage| self.damaged(offset, damage))?.ranks else { return Ok(None) };
+        let mut known = lock(&self.ranks);
+        if let Some((_, ranks)) = known.iter().find(|(offset, _)| *offset == at) {
+            return Ok(Some(ranks.clone()));
+        }
+        let (header, payload) = self.frame(u64::from(at))?;
+        if header.kind != Kind::Ranks {
+            return Err(self.corrupt(u64::from(at), "a record refers to this frame as its ranks".to_owned()));
+        }
+        let ranks = Record::parse(&payload).and_then(|record| record.ranks());
+        let ranks = Arc::new(ranks.map_err(|damage| self.damaged(u64::from(at), damage))?);
+        known.push((at, ranks.clone()));
+        Ok(Some(ranks))
     }
 
     /// The checked frame, header included, that the index says is at `offset`.
@@ -120,4 +184,8 @@ impl SegmentFile {
     fn damaged(&self, offset: u64, damage: Damage) -> Error {
         self.corrupt(offset + (FRAME_HEADER_BYTES + damage.offset) as u64, damage.what)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

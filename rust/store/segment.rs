@@ -13,7 +13,7 @@ use super::shard::{self, FRAME_HEADER_BYTES, Kind, SegmentHeader, TRAILER_BYTES}
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::trajectory::bytes::{Cursor, Damage};
-use crate::trajectory::record;
+use crate::trajectory::record::{Present, Record, Scalars};
 
 /// An open segment.
 pub struct Segment {
@@ -58,7 +58,7 @@ impl Segment {
         let Start { version, header, end: start } = read_start(&file, &path)?;
         check_header(&header, expected, &path)?;
         let mut segment = Segment {
-            file: Arc::new(SegmentFile { file, path }),
+            file: Arc::new(SegmentFile::new(file, path)),
             version,
             rows: Vec::new(),
             late: Vec::new(),
@@ -101,7 +101,7 @@ impl Segment {
                 }
                 Kind::Trajectory => rows.push(row_of(&frame, names).map_err(damaged)?),
                 Kind::Late | Kind::Tombstone => late.push(late_row_of(&frame).map_err(damaged)?),
-                Kind::Prompt => {}
+                Kind::Prompt | Kind::Ranks => {}
                 Kind::Header | Kind::Attachment => {
                     return Err(file.corrupt(frame.offset, "a frame of another kind of file".to_owned()));
                 }
@@ -159,7 +159,7 @@ impl Segment {
 }
 
 fn row_of(frame: &Frame, names: &mut Names) -> Result<Row, Damage> {
-    let record::Scalars { trajectory: scalars, prompt, response, present } = record::decode_scalars(&frame.payload)?;
+    let Scalars { trajectory: scalars, prompt, response, present } = Record::parse(&frame.payload)?.scalars()?;
     Ok(Row {
         time_us: frame.header.time_us,
         reward: scalars.reward,
@@ -179,8 +179,8 @@ fn late_row_of(frame: &Frame) -> Result<LateRow, Damage> {
     let (columns, reward) = match frame.header.kind {
         Kind::Tombstone => (Cursor::new(content).finish("the tombstone").map(|()| None)?, None),
         _ => {
-            let reward = record::decode_late(content, 0, record::Present::REWARD)?.reward;
-            (Some(record::late_columns(content)?), reward)
+            let record = Record::parse(content)?;
+            (Some(record.present()), record.late(0, Present::REWARD)?.reward)
         }
     };
     Ok(LateRow {

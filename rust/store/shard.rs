@@ -15,8 +15,10 @@ use crate::trajectory::record::MAX_RECORD_BYTES;
 
 /// Bytes of a file before its first frame: format and version.
 pub const FILE_MAGIC_BYTES: usize = 8;
-/// Version of the files that are written. Files of version 1, which had no late columns, are read all the same.
-pub const FILE_VERSION: u16 = 2;
+/// Version of the files that are written. Version 1 had no late columns, version 2 no ranks; they are read all the same.
+pub const FILE_VERSION: u16 = 3;
+/// The first version whose header frame says the version too.
+const CHECKED_VERSION: u16 = 3;
 const FILE_MAGIC: [u8; 6] = *b"SPOSEG";
 /// First bytes of every frame, to find the next one behind damage.
 pub const FRAME_MAGIC: [u8; 4] = *b"SPOf";
@@ -49,6 +51,8 @@ pub enum Kind {
     Tombstone = 6,
     /// [`Attachment`].
     Attachment = 7,
+    /// Ranks by which the tokens of later frames of the file are coded; they refer to it by its offset.
+    Ranks = 8,
 }
 
 /// A frame without its payload.
@@ -115,6 +119,7 @@ impl FrameHeader {
             5 => Kind::Late,
             6 => Kind::Tombstone,
             7 => Kind::Attachment,
+            8 => Kind::Ranks,
             other => return Err(cursor.damage(format!("frames of kind {other} are from another version"))),
         };
         if flags & !BATCH_END != 0 || zero != 0 || nought != 0 || length as usize > MAX_PAYLOAD_BYTES {
@@ -142,18 +147,23 @@ impl SegmentHeader {
         payload.extend_from_slice(&self.store_id);
         put_varint(&mut payload, u64::from(self.number));
         put_bytes(&mut payload, self.tokenizer.as_bytes());
+        // Once more, where a checksum covers it.
+        put_varint(&mut payload, u64::from(FILE_VERSION));
         let mut out = FILE_MAGIC.to_vec();
         out.extend_from_slice(&FILE_VERSION.to_le_bytes());
         FrameHeader::of(Kind::Header, true, 0, time_us, &payload).put(&payload, &mut out);
         out
     }
 
-    /// Reads the payload of a header frame.
-    pub fn read(payload: &[u8]) -> Result<Self, Damage> {
+    /// Reads the payload of a header frame in a file that says that it is of this version.
+    pub fn read(payload: &[u8], version: u16) -> Result<Self, Damage> {
         let mut cursor = Cursor::new(payload);
         let store_id = cursor.array("store id")?;
         let number = cursor.length(u32::MAX as usize, "segment number")? as u32;
         let tokenizer = cursor.text(MAX_NAME_BYTES, "tokenizer")?.to_owned();
+        if version >= CHECKED_VERSION && cursor.varint("version")? != u64::from(version) {
+            return Err(cursor.damage("the version at the start of the file is not the one it was written with"));
+        }
         cursor.finish("the header")?;
         Ok(SegmentHeader { store_id, number, tokenizer })
     }

@@ -8,7 +8,7 @@ use super::attach::{self, Source};
 use super::id::{record_id, split_id};
 use super::index::{Filter, LateRow, Names, ResolvedFilter, Row};
 use super::late::LateIndex;
-use super::read::SegmentFile;
+use super::read::{Prompts, SegmentFile};
 use super::recovery::OnDamage;
 use super::segment::Segment;
 use super::shard::SegmentHeader;
@@ -190,8 +190,8 @@ pub struct Located {
 
 impl Located {
     /// Reads the record as it is now known.
-    pub fn read(&self) -> Result<Trajectory> {
-        let mut trajectory = self.file.record(&self.row, self.columns)?;
+    pub fn read(&self, prompts: &Prompts) -> Result<Trajectory> {
+        let mut trajectory = self.file.record(&self.row, self.columns, prompts)?;
         trajectory.reward = self.row.reward;
         for (file, row, column) in &self.late {
             file.late(row, self.row.response, *column)?.apply(&mut trajectory);

@@ -8,13 +8,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use xxhash_rust::xxh3::xxh3_128;
-
 use super::files::{self, SegmentName};
 use super::id::MAX_SEGMENT_NUMBER;
 use super::shard::{FRAME_HEADER_BYTES, FrameHeader, Kind, SegmentHeader, trailer};
 use crate::error::{Error, Result};
-use crate::trajectory::record::{Encoded, Prompt};
+use crate::trajectory::ranks::Ranks;
+use crate::trajectory::record::{Encoded, Places, ranks_frame};
 
 /// Makes a file's content durable; replaced in tests of what happens when that fails.
 pub type SyncFn = Arc<dyn Fn(&File) -> std::io::Result<()> + Send + Sync>;
@@ -34,8 +33,10 @@ pub struct Writer {
     /// Sequence number of the next frame.
     pub sequence: u32,
     last_time_us: u64,
-    /// Offsets of the prompts in the segment, by content.
+    /// Offsets of the prompts in the segment, by key.
     prompts: HashMap<u128, u32>,
+    /// The ranks in the segment, and their offset.
+    ranks: Option<(Arc<Ranks>, u32)>,
 }
 
 /// The frames of one append.
@@ -99,6 +100,7 @@ impl Writer {
             sequence: 1,
             last_time_us,
             prompts: HashMap::new(),
+            ranks: None,
         })
     }
 
@@ -125,33 +127,42 @@ impl Writer {
             sequence,
             last_time_us,
             prompts: HashMap::new(),
+            ranks: None,
         })
     }
 
-    /// Writes a frame for each record, and before it one for its prompt if that is worth sharing and new in the segment.
-    /// On an error nothing of it stays; if that cannot be assured, `poison` is told.
+    /// Writes a frame for each record, and before it one for its prompt if that is worth sharing and new in the segment;
+    /// the ranks of its tokens likewise. On an error nothing of it stays; if that cannot be assured, `poison` is told.
     pub fn append(&mut self, records: &[Encoded], poison: &Poison) -> Result<Written> {
         let capacity = records.iter().map(|record| record.num_bytes() + FRAME_HEADER_BYTES).sum();
         let (mut batch, mut frames) = (self.batch(capacity), Vec::with_capacity(records.len()));
-        let mut new_prompts = HashMap::new();
+        let (mut ranks, mut new_prompts) = (self.ranks.clone(), HashMap::new());
         let mut payload = Vec::new();
         for (at, record) in records.iter().enumerate() {
-            let prompt = match record.shareable_prompt() {
-                None => Prompt::Inline,
-                Some(prompt) => {
-                    let content = xxh3_128(&prompt);
-                    let known = self.prompts.get(&content).or_else(|| new_prompts.get(&content)).copied();
-                    let offset = known.unwrap_or_else(|| batch.put(Kind::Prompt, false, &prompt).offset);
-                    new_prompts.insert(content, offset);
-                    Prompt::At(offset)
-                }
-            };
+            let mut places = Places::default();
+            if let Some(wanted) = &record.ranks {
+                let known = ranks.as_ref().filter(|(known, _)| Arc::ptr_eq(known, wanted)).map(|(_, offset)| *offset);
+                let offset = match known {
+                    Some(offset) => offset,
+                    None => batch.put(Kind::Ranks, false, &ranks_frame(wanted)?).offset,
+                };
+                ranks = Some((wanted.clone(), offset));
+                places.ranks = Some(offset);
+            }
+            if let Some(prompt) = record.prompt.as_ref().filter(|prompt| prompt.is_shareable()) {
+                let known = self.prompts.get(&prompt.key).or_else(|| new_prompts.get(&prompt.key)).copied();
+                let offset =
+                    known.unwrap_or_else(|| batch.put(Kind::Prompt, false, &prompt.frame(places.ranks)).offset);
+                new_prompts.insert(prompt.key, offset);
+                places.prompt = Some(offset);
+            }
             payload.clear();
-            record.put(prompt, &mut payload);
+            record.put(places, &mut payload);
             frames.push(batch.put(Kind::Trajectory, at + 1 == records.len(), &payload));
         }
         let time_us = self.write_batch(batch, poison)?;
         self.prompts.extend(new_prompts);
+        self.ranks = ranks;
         Ok(Written { number: self.number, frames, time_us })
     }
 
@@ -194,6 +205,7 @@ impl Writer {
         let sealed = self.number;
         (self.number, self.file, self.length, self.sequence) = (number, file, length, 1);
         self.prompts.clear();
+        self.ranks = None;
         files::rename_sealed(&self.directory, sealed)
     }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::Trajectory;
 use super::bytes::{Cursor, Damage, put_bytes, put_varint};
-use super::record::{self, Columns, Decoded, Encoded, MAX_RECORD_BYTES, Prompt};
+use super::record::{self, Coding, Columns, Decoded, Encoded, MAX_RECORD_BYTES, Places, Prompts};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
@@ -29,11 +29,11 @@ pub fn encode_trajectories<T: AsRef<Trajectory>>(trajectories: &[T], interrupt: 
     out.extend_from_slice(&MAGIC);
     out.push(VERSION);
     put_varint(&mut out, trajectories.len() as u64);
-    let mut encoded = Vec::new();
+    let (mut encoded, coding, prompts) = (Vec::new(), Coding::default(), Prompts::default());
     for trajectory in trajectories {
         interrupt.check()?;
         encoded.clear();
-        Encoded::new(trajectory.as_ref())?.put(Prompt::Inline, &mut encoded);
+        Encoded::new(trajectory.as_ref(), &coding, &prompts)?.put(Places::default(), &mut encoded);
         put_bytes(&mut out, &encoded);
     }
     out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());

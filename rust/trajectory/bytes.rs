@@ -82,10 +82,26 @@ impl<'a> Cursor<'a> {
     }
 
     /// An unsigned LEB128 number.
+    #[inline]
     pub fn varint(&mut self, what: &str) -> Result<u64, Damage> {
+        match self.bytes.get(self.at..self.at + 2) {
+            Some(&[byte, _]) if byte < 0x80 => {
+                self.at += 1;
+                Ok(u64::from(byte))
+            }
+            Some(&[low, high]) if high < 0x80 => {
+                self.at += 2;
+                Ok(u64::from(low & 0x7f) | u64::from(high) << 7)
+            }
+            _ => self.long_varint(what),
+        }
+    }
+
+    fn long_varint(&mut self, what: &str) -> Result<u64, Damage> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
-            let byte = self.byte(what)?;
+            let Some(&byte) = self.bytes.get(self.at) else { return self.byte(what).map(u64::from) };
+            self.at += 1;
             let bits = u64::from(byte & 0x7f);
             if shift == 63 && bits > 1 {
                 break;

@@ -5,9 +5,10 @@
 
 pub mod batch;
 pub mod bytes;
-mod columns;
+pub mod columns;
 pub mod compression;
 mod late;
+pub mod ranks;
 pub mod record;
 mod scalars;
 

@@ -1,0 +1,21 @@
+//! The encoding of one trajectory: a directory of streams, then the streams. Scalars, prompt, response and each later
+//! column are separate streams, so that a reader decompresses only the columns it wants. No checksum: whoever frames the
+//! record adds it.
+//!
+//! A store keeps a prompt that many records share once: then the record has, instead of the prompt, the place of a frame
+//! with it; the same with the ranks of its tokens. Columns that come late ([`Late`](super::Late)) are encoded the same
+//! way, alone.
+//!
+//! ```text
+//! version:u8  count:u8  count × { tag:u8  codec:u8  raw_length:varint  stored_length:varint }  streams…
+//! ```
+
+mod decode;
+mod encode;
+mod present;
+mod streams;
+
+pub use decode::{Decoded, Record, Scalars, decode};
+pub use encode::{Coding, Encoded, Places, Prompt, Prompts, ranks_frame};
+pub use present::{Columns, Present};
+pub use streams::{MAX_RECORD_BYTES, MAX_STREAM_BYTES, RECORD_VERSION};
