@@ -273,7 +273,7 @@ fn tokens_by_rank_and_halved_logprobs_are_read_back_through_segments_and_compact
     let store = Store::open(directory.path(), small, GO_ON()).unwrap();
     let long = |number: u64| Trajectory {
         response_tokens: (0..3000).map(|at| 40_000 + (at * at + number as i32) % 500).collect(),
-        behavior_logprobs: Some((0..3000).map(|at| -(at as f32) / 8.0).collect()),
+        behavior_logprobs: Some((0..3000).map(|at| -((at % 1000) as f32) / 8.0).collect()),
         ..with_long_prompt(number)
     };
     let written: Vec<Trajectory> = (0..60).map(long).collect();

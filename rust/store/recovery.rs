@@ -186,7 +186,7 @@ pub fn read_start(file: &File, path: &Path) -> Result<Start> {
     // Files are created whole, so a header that is not complete is damage and no torn tail.
     match walk.next(Interrupt::never())? {
         Some(frame) if frame.header.kind == Kind::Header => {
-            let header = SegmentHeader::read(&frame.payload, version).map_err(|damage| corrupt(start, damage.what))?;
+            let header = SegmentHeader::read(&frame.payload, version).map_err(|damage| corrupt(0, damage.what))?;
             Ok(Start { version, header, end: walk.at() })
         }
         _ => Err(corrupt(start, "the file's header is not complete".to_owned())),
