@@ -30,20 +30,27 @@ pub struct SegmentFile {
 
 /// Tokens of shared prompts that were read lately.
 #[derive(Default)]
-pub struct Prompts(Mutex<(HashMap<(u64, u32), Arc<[i32]>>, usize)>);
+pub struct Prompts(Mutex<Cached>);
+
+#[derive(Default)]
+struct Cached {
+    /// By the file's key and the offset there.
+    prompts: HashMap<(u64, u32), Arc<[i32]>>,
+    tokens: usize,
+}
 
 impl Prompts {
     fn get(&self, file: u64, offset: u32) -> Option<Arc<[i32]>> {
-        lock(&self.0).0.get(&(file, offset)).cloned()
+        lock(&self.0).prompts.get(&(file, offset)).cloned()
     }
 
     fn insert(&self, file: u64, offset: u32, tokens: &Arc<[i32]>) {
         let mut cache = lock(&self.0);
-        if cache.1 + tokens.len() > MAX_CACHED_TOKENS {
-            *cache = Default::default();
+        if cache.tokens + tokens.len() > MAX_CACHED_TOKENS {
+            *cache = Cached::default();
         }
-        if cache.0.insert((file, offset), tokens.clone()).is_none() {
-            cache.1 += tokens.len();
+        if cache.prompts.insert((file, offset), tokens.clone()).is_none() {
+            cache.tokens += tokens.len();
         }
     }
 }

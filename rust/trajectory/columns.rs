@@ -56,7 +56,7 @@ fn read_numbers(bytes: &[u8], count: usize, token: impl Fn(u64) -> Option<i32>) 
             Some(&[low, high]) if low & high & 0x80 == 0 => {
                 let two = u64::from(low >> 7);
                 at += 1 + two as usize;
-                u64::from(low & 0x7f) | two * (u64::from(high) << 7)
+                u64::from(low & 0x7f) | (two * (u64::from(high) << 7))
             }
             _ => {
                 let mut cursor = Cursor::new(&bytes[at..]);
