@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import struct
+import sys
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x0002_0000, 0x0400_0000, 0x0800_0000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x1000_0000, 0x2000_0000, 0x4000_0000
@@ -19,6 +20,11 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 2
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _SECCOMP_MODE_FILTER = 2
 _M_ARENA_MAX = -8
+# CPython's allocator of small objects: one pool for each size.
+_POOL_BYTES, _ALIGNMENT, _LARGEST_SMALL_OBJECT = 16 << 10, 16, 512
+_BYTES_OVERHEAD = sys.getsizeof(b"")
+_SMALLEST_BYTES = 48  # A `bytes` of less than that is not an object of its own.
+_MOST_FRAGMENTS = 2_000
 _CAPABILITY_VERSION_3 = 0x2008_0522
 
 # The same numbers on every architecture.
@@ -74,6 +80,23 @@ def adopt_orphans() -> None:
 def forbid_new_privileges() -> None:
     """Set-uid files and file capabilities give nothing from here on."""
     _prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), "NO_NEW_PRIVS")
+
+
+def use_up_fragments() -> list[object]:
+    """Objects that fill the gaps which imports left in the interpreter's memory; to be kept.
+
+    What a forked process allocates then lies side by side, in few pages that are to be copied.
+    """
+    kept: list[object] = []
+    for size in range(_SMALLEST_BYTES, _LARGEST_SMALL_OBJECT + 1, _ALIGNMENT):
+        in_a_row, last = 0, 0
+        for _ in range(_MOST_FRAGMENTS):
+            kept.append(bytes(size - _BYTES_OVERHEAD))
+            in_a_row = in_a_row + 1 if id(kept[-1]) == last + size else 0
+            last = id(kept[-1])
+            if in_a_row * size > _POOL_BYTES // 2:
+                break
+    return kept
 
 
 def share_one_heap() -> None:

@@ -40,6 +40,8 @@ _STACK_BYTES = 120 << 20
 _STACK_ALLOWANCE_BYTES = 320 << 20
 _PARSER_ERROR_BYTES = 3072
 
+_kept: list[object] = []
+
 # What is ready to run: the program, what its descriptors 0, 1 and 2 are to be, and its parent.
 _Ready = tuple[Program | ExecutedProgram, tuple[int, ...], int]
 
@@ -113,6 +115,8 @@ def _become_zygote(config: dict[str, str], control: _socket.socket) -> int:
     resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, resource.getrlimit(resource.RLIMIT_STACK)[1]))
     runs.reap_others()
     gc.collect()
+    if not executing:
+        _kept.extend(kernel.use_up_fragments())
     gc.freeze()
     answer = f"R{sys.version.split()[0]}\n{','.join(layers)}\n{box.path if box else ''}"
     if box is None:
