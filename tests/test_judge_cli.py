@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from spo import judge_bench
 from spo.errors import ProblemError
+from spo.judge import Judge
 from spo.judge_cli import isolation_report, register
 
 PROBLEM = {
@@ -81,3 +83,12 @@ def test_the_suffix_tells_the_language(folder: Path, capsys: pytest.CaptureFixtu
     judged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [program["num_passed"] for program in judged] == [2, 2]
     assert judged[0]["isolation_layers"] == judged[1]["isolation_layers"]
+
+
+def test_measuring_the_host_shows_the_floor_beside_the_judge() -> None:
+    with Judge(num_workers=1) as judge:
+        findings = judge_bench.measure(judge, 1, seconds=0.2)
+        assert findings["isolation_tier"] == judge.isolation_tier
+    assert all(isinstance(value, str) or value > 0 for value in findings.values())
+    floor, executed = judge_bench.bare_cpu_s()
+    assert 0 < floor < executed

@@ -6,8 +6,6 @@ Only prints what the judge finds; `isolation_report` is also what `spo doctor` s
 import argparse
 import json
 import os
-import resource
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +14,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from spo import judge_bench
 from spo.errors import JudgeError, ProblemError
-from spo.judge import Judge, Judgement, Submission, TestCase, Verdict
+from spo.judge import Judge, Judgement, Verdict
 from spo.problems import Problem, load_problems
 from spo.problems.judging import choose_problem, submission_for
 
@@ -32,8 +31,6 @@ _TIERS = {
 }
 _CPP_SUFFIXES = {".cpp", ".cc", ".cxx"}
 _BENCH = "bench"
-_BENCH_PROGRAM = "n = int(input())\nprint(sum(i * i for i in range(n)))\n"
-_BENCH_TESTS = [TestCase(input=f"{n}\n", output=f"{sum(i * i for i in range(n))}\n") for n in range(10)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,34 +125,9 @@ def _note(judgement: Judgement) -> str:
     return f"test {failed[0] + 1}" + (f": {last_words}" if last_words else "")
 
 
-def _measure(arguments: argparse.Namespace, seconds: float = 3.0) -> int:
-    """Short tests judged a second, and what they cost; the submissions' own CPU time is part of it."""
+def _measure(arguments: argparse.Namespace) -> int:
     with _judge(arguments) as judge:
-        num_workers = arguments.workers or len(os.sched_getaffinity(0))
-        batch = [Submission(_BENCH_PROGRAM, _BENCH_TESTS)] * (4 * num_workers)
-        judge.judge_many(batch)
-        num_tests, latencies, program_cpu_s = 0, [], 0.0
-        own_before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        while time.perf_counter() < started + seconds:
-            for judgement in judge.judge_many(batch):
-                num_tests += judgement.num_passed
-                program_cpu_s += sum(test.cpu_time_s for test in judgement.tests)
-        wall_s = time.perf_counter() - started
-        own = resource.getrusage(resource.RUSAGE_SELF)
-        for _ in range(50):
-            before = time.perf_counter()
-            judge.judge(_BENCH_PROGRAM, _BENCH_TESTS[:1])
-            latencies.append(time.perf_counter() - before)
-        tier = judge.isolation_tier
-    own_cpu_s = own.ru_utime + own.ru_stime - own_before.ru_utime - own_before.ru_stime
-    findings = {
-        "isolation_tier": tier,
-        "num_workers": num_workers,
-        "tests_per_s": round(num_tests / wall_s, 1),
-        "program_cpu_ms_per_test": round(1e3 * program_cpu_s / num_tests, 3),
-        "caller_cpu_ms_per_test": round(1e3 * own_cpu_s / num_tests, 3),
-        "latency_ms_p50": round(1e3 * sorted(latencies)[len(latencies) // 2], 2),
-    }
+        findings = judge_bench.measure(judge, arguments.workers or len(os.sched_getaffinity(0)))
     if arguments.json:
         print(json.dumps(findings))
     else:
