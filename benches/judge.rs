@@ -14,7 +14,7 @@ use spo_core::sandbox::find_interpreter;
 const SOURCE: &str = "n = int(input())\nprint(sum(i * i for i in range(n)))\n";
 const NUM_TESTS: usize = 10;
 
-fn submission() -> Submission {
+fn submission(num_tests: usize) -> Submission {
     let test = |n: usize| TestCase {
         input: format!("{n}\n").into_bytes().into(),
         output: format!("{}\n", (0..n).map(|i| i * i).sum::<usize>()).into_bytes().into(),
@@ -22,7 +22,7 @@ fn submission() -> Submission {
     Submission {
         source: SOURCE.as_bytes().into(),
         runtime: Runtime::WarmPython,
-        tests: (0..NUM_TESTS).map(test).collect(),
+        tests: (0..num_tests).map(test).collect(),
         function: None,
         checker: Checker::TOKENS,
         limits: Limits::default(),
@@ -45,15 +45,21 @@ fn short_tests(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("judge/short_tests");
     group.throughput(Throughput::Elements(NUM_TESTS as u64));
     group.sample_size(20).measurement_time(Duration::from_secs(5));
-    let submission = submission();
     let judge = Judge::new(&JudgeConfig { num_workers: 1, ..JudgeConfig::default() }).expect("a judge");
-    group.bench_function(format!("warm_fork/{}", judge.isolation_tier()), |bencher| {
-        bencher.iter(|| {
-            let judgement = judge.judge(submission.clone(), Interrupt::never()).expect("a judgement");
-            assert_eq!(judgement.verdict, Verdict::Accepted);
+    // As many tests either way: the first of a submission runs in a process that compiles, the others in a template's.
+    for (name, num_submissions) in [("ten_tests", 1), ("one_test", NUM_TESTS)] {
+        let submission = submission(NUM_TESTS / num_submissions);
+        group.bench_function(format!("{name}/{}", judge.isolation_tier()), |bencher| {
+            bencher.iter(|| {
+                for _ in 0..num_submissions {
+                    let judgement = judge.judge(submission.clone(), Interrupt::never()).expect("a judgement");
+                    assert_eq!(judgement.verdict, Verdict::Accepted);
+                }
+            });
         });
-    });
+    }
     let interpreter = find_interpreter(Path::new("python3")).expect("an interpreter");
+    let submission = submission(NUM_TESTS);
     group.bench_function("plain_exec", |bencher| {
         bencher.iter(|| assert!(submission.tests.iter().all(|test| plain_exec(&interpreter, test))));
     });

@@ -115,7 +115,7 @@ def _become_zygote(config: dict[str, str], control: _socket.socket) -> int:
     resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, resource.getrlimit(resource.RLIMIT_STACK)[1]))
     runs.reap_others()
     gc.collect()
-    if not executing:
+    if box is None:
         _kept.extend(kernel.use_up_fragments())
     gc.freeze()
     answer = f"R{sys.version.split()[0]}\n{','.join(layers)}\n{box.path if box else ''}"
