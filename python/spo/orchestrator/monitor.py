@@ -107,6 +107,8 @@ class Monitor:
         self._batch: dict[str, float] = {}
         self._latest: dict[str, float] = {}
         self._steps, self._tokens, self._programs, self._responses = _Rate(), _Rate(), _Rate(), _Rate()
+        self._step_ended: float | None = None
+        """When the last step of this session was reported."""
         self._pass_at: dict[str, list[float]] = {}
         self.last_progress = trio.current_time()
         """When anything last went forward."""
@@ -169,7 +171,11 @@ class Monitor:
         self.step = message.step
         self._steps.at(message.step)
         self.count("tokens_trained", self._batch.get("replay/batch_tokens", 0.0))
-        self._write({**self._batch, **message.metrics, "time/between_steps_s": self._interval.age_s()})
+        now = trio.current_time()
+        # Before the first step of a session there was something else than training.
+        between_s = message.metrics.get("time/step_s", 0.0) if self._step_ended is None else now - self._step_ended
+        self._step_ended = now
+        self._write({**self._batch, **message.metrics, "time/between_steps_s": between_s})
 
     def on_evaluation(self, line: Mapping[str, Any]) -> None:
         """An evaluation round is done."""
