@@ -39,8 +39,8 @@ class Sample(NamedTuple):
 
     def targets(self) -> NDArray[np.float32]:
         """The Monte-Carlo estimates as a dense column, constant from one position to the next."""
-        lengths = np.diff(np.append(self.positions, len(self.response)))
-        return np.repeat((self.successes / TRIALS).astype(np.float32), lengths)
+        lengths = np.diff(self.positions, prepend=0, append=len(self.response))
+        return np.repeat(np.append(0, self.successes / TRIALS).astype(np.float32), lengths)
 
 
 def _zipf(size: int, exponent: float) -> NDArray[np.float64]:
