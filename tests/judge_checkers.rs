@@ -38,6 +38,49 @@ fn each_checker_accepts_and_rejects_as_its_origin_does() {
         ("code_contests exact_int", "9007199254740993", "9007199254740992", false),
         ("code_contests exact_int", "1.0", "1", true), ("code_contests", "1 2", "1\u{b}2", true),
         ("code_contests", "1\u{c}2", "1 2", false),
+        // Kattis' problemtools: validate tokens, case and space; a tolerance makes numbers of the judge's tokens numbers.
+        ("kattis", "", "", true), ("kattis", "", " \n\t ", true), ("kattis", "", "x", false), ("kattis", "x", "", false),
+        ("kattis", "1 2 3", "1 2", false), ("kattis", "1 2", "1 2 3", false), ("kattis", "Ä", "ä", false),
+        ("kattis", "1e3", "1000", false), ("kattis float_tolerance 1e-9", "1e3", "1000", true),
+        ("kattis float_tolerance 1e-6", "0.000001", "0.000002", true),
+        ("kattis float_absolute_tolerance 1e-6", "1000000", "1000000.5", false),
+        ("kattis float_relative_tolerance 1e-6", "0", "0.0000001", false),
+        ("kattis float_relative_tolerance 1e-6", "1000000", "1000000.5", true),
+        ("kattis float_absolute_tolerance 1e-9 float_relative_tolerance 1e-3", "1000", "1000.9", true),
+        ("kattis float_absolute_tolerance 1e-9 float_relative_tolerance 1e-3", "0.5", "0.51", false),
+        ("kattis float_tolerance 1e-6", "1", "nan", false), ("kattis float_tolerance 1e-6", "1", "inf", false),
+        ("kattis float_tolerance 1e-6", "abc 1.0", "ABC 1", true),
+        ("kattis case_sensitive float_tolerance 1e-6", "abc 1.0", "ABC 1", false),
+        ("kattis space_change_sensitive", "a\nb", "a b", false), ("kattis space_change_sensitive", " a", "a", false),
+        ("kattis space_change_sensitive case_sensitive", "a  B", "a  b", false),
+        // CodeContests: lower-cased tokens, or doubles that differ by less than 1e-5, absolute only.
+        ("code_contests", "", "", true), ("code_contests", "", "\n", true), ("code_contests", "1", "", false),
+        ("code_contests", "No", "NO", true), ("code_contests", "abc", "abd", false), ("code_contests", "1", "one", false),
+        ("code_contests", "100000000", "100000001", false), ("code_contests", "1e10", "10000000000", true),
+        ("code_contests", "0.1 0.2", "0.100001 0.200001", true), ("code_contests", "0.1 0.2", "0.1 0.3", false),
+        ("code_contests", "1000000000000000000", "1000000000000000001", true),
+        ("code_contests exact_int", "1000000000000000000", "1000000000000000001", false),
+        ("code_contests exact_int", "-5", "-5", true), ("code_contests exact_int", "05", "5", false),
+        ("code_contests", "05", "5", true), ("code_contests", "1 2", "12", false), ("code_contests", "1\r\n2", "1 2", true),
+        ("code_contests", "nan", "NaN", true), ("code_contests", "nan", "1", false), ("code_contests", "inf", "-inf", false),
+        ("code_contests", "-0", "0", true), ("code_contests", "1", "1.000001e0", true),
+        // Floats: either tolerance suffices; text stays text.
+        ("floats 0", "1", "1.0", true), ("floats 0", "1", "1.0000001", false), ("floats", "-1e-7", "1e-7", true),
+        ("floats", "1e400", "inf", true), ("floats", "1,5", "1.5", false), ("floats", "0x10", "16", false),
+        ("floats 0.5", "10", "14.9", true), ("floats 0.5", "10", "15.1", false), ("floats", "1 a", "1.0 a", true),
+        ("tokens", "\u{a0}1", "1", false), ("tokens", "1\u{b}2", "1 2", true), ("tokens", "1\x002", "1\x002", true),
+        ("tokens", "1\x002", "1 2", false), ("tokens", "é", "e\u{301}", false), ("tokens", "1\r\n", "1\n", true),
+        ("lines", "a\r\nb", "a\nb", true), ("lines", "a\tb", "a b", false), ("lines", "\na", "a", false),
+        ("lines", "a", "a\n\n \n", true), ("lines", "a \nb", "a\nb \t", true), ("exact", "1\n", "1\r\n", false),
+        ("unordered", "a\n\nb", "b\na", true), ("unordered", "a", "a\na", false), ("unordered", "", "\n\n", true),
+        ("unordered", "1\t2", "1  2", true), ("unordered", "1.0", "1", false),
+        // Values, as Python's == has it; `[answer]` is unwrapped, once.
+        ("call", "[[6]]", "6", false), ("call", "[[6]]", "[6]", true), ("call", "1.0", "1", true), ("call", "0", "false", true),
+        ("call", "\"a\"", "\"\\u0061\"", true), ("call", "1e2", "100", true), ("call", "[]", "[]", true), ("call", "[]", "{}", false),
+        ("call", "-0.0", "0", true), ("call", "\"\"", "", false), ("call", "1", "1 2", false), ("call", "[null]", "null", true),
+        ("call", "{\"a\": 1}", "{\"a\": 1, \"b\": 2}", false), ("call", "[1, [2, [3]]]", "[1, [2, [3.0]]]", true),
+        ("call", "9007199254740993", "9007199254740992", false), ("call", "true", "\"true\"", false),
+        ("call 1e-6", "[0.1, \"x\"]", "[0.1000000001, \"x\"]", true), ("call 1e-6", "1", "1.1", false),
         ("call", "[1, 2]", "[1,2]", true), ("call", "[1, 2]", "[2, 1]", false), ("call", "6", "6.0", true),
         ("call", "1", "true", true), ("call", "\"1\"", "1", false), ("call", "[6]", "6", true), ("call", "6", "[6]", false),
         ("call", "[[1, 2]]", "[1, 2]", true), ("call", "{\"a\": 1, \"b\": 2}", "{\"b\": 2, \"a\": 1}", true),
@@ -125,6 +168,45 @@ proptest! {
                 prop_assert!(!comparison.feed(&more), "{}", name);
                 prop_assert!(!comparison.finish(), "{}", name);
             }
+        }
+    }
+
+    #[test]
+    fn rules_that_allow_more_accept_more(expected in text(), output in text()) {
+        // Each accepts all that the one before it does.
+        for chain in [
+            &["exact", "lines", "unordered"][..], &["exact", "tokens", "floats", "floats 1e-3", "floats 1"],
+            &["tokens", "kattis case_sensitive", "kattis"], &["tokens", "code_contests exact_int", "code_contests"],
+            &["kattis space_change_sensitive case_sensitive", "kattis space_change_sensitive", "kattis"],
+        ] {
+            let accepts = |name: &&str| checker(name).accepts(&expected, &output);
+            prop_assert!(chain.iter().map(accepts).is_sorted(), "{:?}", chain);
+        }
+    }
+
+    #[test]
+    fn blanks_between_tokens_do_not_count(tokens in proptest::collection::vec("[a-z0-9.]{1,4}", 0..8), blanks in "[ \\n\\t\\r]{1,4}") {
+        let (expected, output) = (tokens.join(" "), format!("{blanks}{}{blanks}", tokens.join(&blanks)));
+        for name in ["tokens", "floats", "kattis", "code_contests", "code_contests exact_int"] {
+            prop_assert!(checker(name).accepts(expected.as_bytes(), output.as_bytes()), "{}", name);
+        }
+    }
+
+    #[test]
+    fn numbers_count_by_their_distance(number in -1e6f64..1e6, by in -1e-4f64..1e-4) {
+        let (expected, output) = (format!("{number:?}"), format!("{:?}", number + by));
+        let accepts = |name: &str| checker(name).accepts(expected.as_bytes(), output.as_bytes());
+        let difference = (number - (number + by)).abs();
+        prop_assert_eq!(accepts("code_contests"), difference < 1e-5);
+        prop_assert_eq!(accepts("kattis float_absolute_tolerance 1e-5"), difference <= 1e-5);
+        prop_assert_eq!(accepts("floats 1e-5"), difference <= 1e-5 * number.abs().max(1.0));
+        prop_assert_eq!(accepts("call 1e-5"), difference <= 1e-5 * number.abs().max(1.0));
+    }
+
+    #[test]
+    fn no_bytes_make_a_checker_fail(expected in proptest::collection::vec(any::<u8>(), 0..60), output in proptest::collection::vec(any::<u8>(), 0..60)) {
+        for name in NAMES.iter().chain(&["call", "call 1e-6"]) {
+            checker(name).accepts(&expected, &output);
         }
     }
 }

@@ -97,4 +97,31 @@ proptest! {
         let verdict = Verdict::of_run(&outcome, state, &Limits::default());
         prop_assert_eq!(verdict == Verdict::Accepted, good);
     }
+
+    /// Every fact, also those that do not go together: what the helper says is not trusted to be consistent.
+    #[test]
+    fn a_worse_fact_never_gives_a_better_verdict(
+        code in 0i32..3, signal in prop::option::of(1i32..65), ended_by in 0usize..4, state in 0usize..4,
+        cpu in 0.0f64..4.0, memory in 0u64..(1 << 30), stderr in 0u64..(32 << 20), out_of_memory in any::<bool>(),
+        worse in 2usize..8,
+    ) {
+        let exit = signal.map_or(Exit::Code(code), Exit::Signal);
+        let ended_by = [EndedBy::Program, EndedBy::CpuTime, EndedBy::WallTime, EndedBy::Request][ended_by];
+        let state = [OutputState::Right, OutputState::Wrong, OutputState::WrongEarly, OutputState::TooLong][state];
+        let stderr_tail = if out_of_memory { b"MemoryError".to_vec() } else { Vec::new() };
+        let outcome = Outcome {
+            exit, ended_by, cpu_time_s: cpu, peak_memory_bytes: memory, stderr_bytes: stderr, stderr_tail, ..clean()
+        };
+        let verdict = Verdict::of_run(&outcome, state, &Limits::default());
+        prop_assert!(verdict != Verdict::CompileError);
+        // A wrong output that was seen early ends the run, so what might have come later does not count.
+        if state != OutputState::WrongEarly {
+            let grave = ORDER[worse];
+            let (outcome, state) = with(grave, outcome, state);
+            let worsened = Verdict::of_run(&outcome, state, &Limits::default());
+            // An end that another fact explains is no failure of the judge any more.
+            prop_assert!(worsened <= grave.max(verdict) || verdict == Verdict::JudgeError, "{:?} {:?}", verdict, worsened);
+            prop_assert!(worsened != Verdict::Accepted);
+        }
+    }
 }

@@ -101,9 +101,16 @@ fn run_test(
 /// Whether processes have to wait for a core here; yes where the system does not say.
 fn machine_is_busy() -> bool {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let load = std::fs::read_to_string("/proc/loadavg").ok();
-    let load = load.as_deref().and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
-    load.is_none_or(|load| load > BUSY_LOAD_PER_CORE * cores as f64)
+    std::fs::read_to_string("/proc/loadavg").ok().and_then(|text| is_busy(&text, cores)).unwrap_or(true)
+}
+
+/// By the load of the last minute, or as soon as more processes are runnable than there are cores. `None` for a text that
+/// is no /proc/loadavg.
+fn is_busy(loadavg: &str, cores: usize) -> Option<bool> {
+    let mut fields = loadavg.split(' ');
+    let load: f64 = fields.next()?.parse().ok()?;
+    let runnable: usize = fields.nth(2)?.split('/').next()?.parse().ok()?;
+    Some(load > BUSY_LOAD_PER_CORE * cores as f64 || runnable > cores)
 }
 
 /// Reads one run's stdout: compares, counts, keeps its head.
@@ -150,5 +157,19 @@ impl Output for Reader {
         self.num_bytes += bytes.len() as u64;
         self.wrong = self.wrong || !self.comparison.feed(&bytes[..allowed]);
         self.num_bytes <= self.max_bytes && !(self.wrong && self.stops_when_wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_busy;
+
+    #[test]
+    fn a_machine_is_busy_by_its_load_or_at_once_by_what_is_runnable() {
+        assert_eq!(is_busy("0.20 0.10 0.05 1/500 4711\n", 2), Some(false));
+        assert_eq!(is_busy("1.70 0.10 0.05 1/500 4711\n", 2), Some(true));
+        assert_eq!(is_busy("0.20 0.10 0.05 3/500 4711\n", 2), Some(true));
+        assert_eq!(is_busy("0.20 0.10 0.05 3/500 4711\n", 4), Some(false));
+        assert_eq!(is_busy("no load", 2), None);
     }
 }

@@ -190,8 +190,8 @@ impl FromRunner {
     }
 }
 
-fn parse_end(fields: &[u8]) -> Result<FromRunner> {
-    let mut fields = Fields(fields);
+fn parse_end(message: &[u8]) -> Result<FromRunner> {
+    let mut fields = Fields(message);
     let ended_by = match u8::from_ne_bytes(fields.take()?) {
         0 => EndedBy::Program,
         1 => EndedBy::CpuTime,
@@ -207,6 +207,10 @@ fn parse_end(fields: &[u8]) -> Result<FromRunner> {
         wall_time_s: f64::from_ne_bytes(fields.take()?),
         peak_memory_bytes: u64::from_ne_bytes(fields.take()?),
     };
+    // Nothing compares with what is no number, so that it would be within every limit.
+    if [ended.cpu_time_s, ended.wall_time_s].iter().any(|seconds| !(seconds.is_finite() && *seconds >= 0.0)) {
+        return Err(garbled(message));
+    }
     match (compiled, fields.0) {
         (0, []) => Ok(FromRunner::CompilerDied),
         (1, reason) => Ok(FromRunner::NotCompiled(String::from_utf8_lossy(reason).into_owned())),
@@ -232,15 +236,56 @@ fn garbled(message: &[u8]) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn end(ended_by: u8, compiled: u8, status: i32, cpu: f64, wall: f64, peak: u64, text: &[u8]) -> Vec<u8> {
+        let (times, peak) = ([cpu.to_ne_bytes(), wall.to_ne_bytes()], peak.to_ne_bytes());
+        [&[b'D', ended_by, compiled], status.to_ne_bytes().as_slice(), times.as_flattened(), &peak, text].concat()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        /// The fuzz target for what the helper says: any bytes, those of real messages more often than chance has it.
+        #[test]
+        fn any_bytes_are_refused_or_are_a_message_whose_facts_are_sound(
+            kind in prop::option::of(prop::sample::select(b"CNED".to_vec())),
+            bytes in proptest::collection::vec(any::<u8>(), 0..80),
+        ) {
+            let message: Vec<u8> = kind.into_iter().chain(bytes).collect();
+            if let Ok(FromRunner::Ended(ended)) = FromRunner::parse(&message) {
+                prop_assert!(ended.cpu_time_s >= 0.0 && ended.cpu_time_s.is_finite());
+                prop_assert!(ended.wall_time_s >= 0.0 && ended.wall_time_s.is_finite());
+                prop_assert_eq!(message.len(), 31);
+            }
+        }
+
+        #[test]
+        fn a_runs_end_arrives_as_it_was_told(
+            ended_by in 0u8..6, compiled in 0u8..4, status in any::<i32>(), cpu in any::<f64>(), wall in any::<f64>(),
+            peak in any::<u64>(), text in "[a-z]{0,9}",
+        ) {
+            let sound = [cpu, wall].iter().all(|seconds| seconds.is_finite() && *seconds >= 0.0);
+            let parsed = FromRunner::parse(&end(ended_by, compiled, status, cpu, wall, peak, text.as_bytes()));
+            match parsed {
+                Ok(FromRunner::Ended(ended)) => {
+                    prop_assert!(sound && ended_by < 4 && compiled == 2 && text.is_empty());
+                    prop_assert_eq!((ended.wait_status, ended.peak_memory_bytes), (status, peak));
+                    prop_assert_eq!((ended.cpu_time_s, ended.wall_time_s), (cpu, wall));
+                }
+                Ok(FromRunner::NotCompiled(reason)) => prop_assert!(compiled == 1 && reason == text),
+                Ok(FromRunner::CompilerDied) => prop_assert!(compiled == 0 && text.is_empty()),
+                Ok(FromRunner::Compiled) => return Err(TestCaseError::fail("it is no run's end")),
+                Err(_) => prop_assert!(!sound || ended_by > 3 || compiled > 2 || (compiled != 1 && !text.is_empty())),
+            }
+        }
+    }
 
     #[test]
     fn a_message_cut_anywhere_or_with_more_behind_it_is_refused() {
-        let mut whole = vec![b'D', 1, 2];
-        whole.extend(9i32.to_ne_bytes());
-        whole.extend(0.5f64.to_ne_bytes());
-        whole.extend(0.7f64.to_ne_bytes());
-        whole.extend(4096u64.to_ne_bytes());
+        let mut whole = end(1, 2, 9, 0.5, 0.7, 4096, b"");
         assert!(matches!(FromRunner::parse(&whole), Ok(FromRunner::Ended(ended)) if ended.wait_status == 9));
         for length in 0..whole.len() {
             assert!(FromRunner::parse(&whole[..length]).is_err(), "{length} bytes");
