@@ -65,7 +65,7 @@ WARM_ONLY = {"its own file is not there", "folders cannot be listed"}
 # opens the program's file, which is not there, so that it shows no source lines.
 PRINTED_BY_THE_INTERPRETER = re.compile("Exception (in|ignored)")
 ASK_FOR_THAT = {"exception hook that prints as usual", "builtins deleted"}
-# The judge's own two frames are below the program's, so recursion ends two levels earlier; `Did you mean` is known only
+# The judge's own frame is below the program's, so recursion ends one level earlier; `Did you mean` is known only
 # to the interpreter's own printing before CPython 3.12.
 # The program's folder and objects' addresses are others.
 DETAILS = re.compile(r"(?<=line repeated )\d+|\. Did you mean: .*|[^\s\"']*/(?=solution\.py)|(?<=0x)[0-9a-f]+")
