@@ -99,7 +99,7 @@ def packed_attention(
     """What `transformers` calls for each layer; returns [R, T, H, D]."""
     num_rows, num_heads, num_tokens, head_size = query_RHTD.shape
     if packing.mask is not None:
-        key, value = (_repeated(x, num_heads, dim=1) for x in (key_RKTD, value_RKTD))
+        key, value = (_repeated(x, num_heads) for x in (key_RKTD, value_RKTD))
         mixed = functional.scaled_dot_product_attention(query_RHTD, key, value, packing.mask, scale=scaling)
         return mixed.transpose(1, 2).contiguous(), None
     query, key, value = (x.transpose(1, 2).flatten(0, 1) for x in (query_RHTD, key_RKTD, value_RKTD))
@@ -120,7 +120,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling:
     if "enable_gqa" in _FLASH_SETTINGS:
         settings["enable_gqa"] = True
     else:
-        key, value = (_repeated(x, query.shape[1], dim=1) for x in (key, value))
+        key, value = (_repeated(x, query.shape[1]) for x in (key, value))
     length = packing.max_length
     mixed: Tensor = varlen_attn(query, key, value, packing.bounds_S, packing.bounds_S, length, length, **settings)
     return mixed
@@ -128,7 +128,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling:
 
 def _one_by_one(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None) -> Tensor:
     """A call a segment; [R · T, H, D]."""
-    key, value = (_repeated(x, query.shape[1], dim=1) for x in (key, value))
+    key, value = (_repeated(x, query.shape[1]) for x in (key, value))
     parts = []
     for start, end in zip(packing.bounds, packing.bounds[1:], strict=False):
         q, k, v = (x[start:end].transpose(0, 1)[None] for x in (query, key, value))
@@ -137,9 +137,9 @@ def _one_by_one(query: Tensor, key: Tensor, value: Tensor, packing: Packing, sca
     return torch.cat(parts)
 
 
-def _repeated(x: Tensor, num_heads: int, dim: int) -> Tensor:
-    """Heads of keys or values, as often as query heads share them."""
-    return x if x.shape[dim] == num_heads else x.repeat_interleave(num_heads // x.shape[dim], dim=dim)
+def _repeated(x: Tensor, num_heads: int) -> Tensor:
+    """Heads (dimension 1) of keys or values, as often as query heads share them."""
+    return x if x.shape[1] == num_heads else x.repeat_interleave(num_heads // x.shape[1], dim=1)
 
 
 _FLASH_SETTINGS = frozenset(inspect.signature(varlen_attn).parameters) if varlen_attn is not None else frozenset()
