@@ -1,6 +1,7 @@
 """The follower: brings the newest policy version to the engine while sampling goes on.
 
-It is told of versions as they are published and fetches the newest in a thread; those in between are skipped. What goes
+It is told of versions as they are published and fetches the newest in a thread; those in between are skipped. The
+version that the engine has is held here as well, so that only what has changed since need be fetched. What goes
 wrong with a fetch is logged and tried again: a version that is no longer kept is made good by the next one. Who waits
 for a version waits here.
 """
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import trio
 
@@ -27,8 +29,8 @@ _log = logging.getLogger(__name__)
 class Subscriber(Protocol):
     """What following needs of `spo.weights.WeightSubscriber`."""
 
-    def fetch(self, version: int) -> Snapshot:
-        """A whole, verified version; blocks."""
+    def fetch(self, version: int, *, base: Any = None) -> Snapshot:
+        """A whole, verified version, sent as changes to `base` where the publishers still keep that; blocks."""
 
 
 class Follower:
@@ -44,6 +46,7 @@ class Follower:
         self._engine = engine
         self._make_subscriber = make_subscriber
         self._newest: NewVersion | None = None
+        self._held: Snapshot | None = None
         self._changed = trio.Condition()
         self._offered = trio.Event()
 
@@ -105,9 +108,11 @@ class Follower:
     async def _bring(self, newest: NewVersion) -> None:
         subscriber = self._make_subscriber(newest.publishers)
         start = trio.current_time()
-        snapshot = await trio.to_thread.run_sync(subscriber.fetch, newest.version, abandon_on_cancel=True)
+        fetch = partial(subscriber.fetch, newest.version, base=self._held)
+        snapshot = await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
         fetched = trio.current_time()
         await self._engine.update_weights(snapshot)
+        self._held = snapshot
         async with self._changed:
             self._changed.notify_all()
         _log.info(
