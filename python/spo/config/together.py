@@ -1,0 +1,41 @@
+"""Which settings exclude each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from spo.errors import ConfigError
+from spo.objective_rules import check_objective
+
+if TYPE_CHECKING:
+    from spo.config import Config
+
+
+def check_together(config: Config) -> None:
+    """Refuses settings that are possible each but not together.
+
+    Raises:
+        ConfigError: Names the settings and the fix.
+    """
+    check_objective(config)
+    sampling = config.sampling
+    if sampling.temperature_min > sampling.temperature_max:
+        raise ConfigError(
+            f"sampling.temperature_min ({sampling.temperature_min}) is above "
+            f"sampling.temperature_max ({sampling.temperature_max}); swap them"
+        )
+    if sampling.max_new_tokens >= config.batch.token_budget:
+        raise ConfigError(
+            f"batch.token_budget ({config.batch.token_budget}) must exceed sampling.max_new_tokens "
+            f"({sampling.max_new_tokens}) by the longest prompt; raise the one or lower the other"
+        )
+    if config.replay.max_staleness < config.weights.model_update_interval:
+        raise ConfigError(
+            f"replay.max_staleness ({config.replay.max_staleness}) is below weights.model_update_interval "
+            f"({config.weights.model_update_interval}): every sample would be too old; raise replay.max_staleness"
+        )
+    if max(config.evaluation.ks, default=1) > config.evaluation.num_samples:
+        raise ConfigError(
+            f"evaluation.ks asks for pass@{max(config.evaluation.ks)}, but evaluation.num_samples is "
+            f"{config.evaluation.num_samples}; raise evaluation.num_samples"
+        )
