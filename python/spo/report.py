@@ -98,6 +98,7 @@ def build_report(run_dir: Path, finished: bool) -> dict[str, Any]:
             source: totals.get(f"trajectories_{source}", 0) for source in ("reference", "evaluation", "online")
         },
         "problems": _problems(run_dir),
+        "curriculum": _curriculum(metrics),
         "programs_judged": totals.get("programs_judged", 0),
         "responses_excluded": totals.get("excluded", 0),
         "judge_cpu_s": round(totals.get("judge_cpu_s", 0.0), 3),
@@ -143,6 +144,15 @@ def _problems(run_dir: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     return content
+
+
+def _curriculum(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What the curriculum made of the problems in the end; empty where all have the same share."""
+    lines = [line for line in metrics if "curriculum/effective_problems" in line]
+    prefix = "curriculum/"
+    return (
+        {name.removeprefix(prefix): lines[-1][name] for name in lines[-1] if name.startswith(prefix)} if lines else {}
+    )
 
 
 def _round(line: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -261,6 +271,7 @@ def _effort_rows(report: Mapping[str, Any]) -> list[list[str]]:
         ["optimiser steps", f"{report['steps']:,} ({rates['steps_per_s']:.2f}/s)"],
         ["trajectories", ", ".join(f"{count:,} {source}" for source, count in trajectories.items())],
         *_problem_rows(report["problems"]),
+        *_curriculum_rows(report["curriculum"]),
         ["programs judged", f"{report['programs_judged']:,} ({report['judge_cpu_s']:.0f} s CPU)"],
         ["staleness", f"mean {report['staleness']['mean']:.1f}, at most {report['staleness']['max']:.0f} steps"],
         ["restarts", f"{restarts['run']} of the run, {restarts['workers']} of workers"],
@@ -273,6 +284,17 @@ def _problem_rows(problems: Mapping[str, Any]) -> list[list[str]]:
     left_out = {**problems["left_out"], "their prompts are too long": len(problems["too_long"])}
     reasons = "".join(f"; {count:,} left out: {reason}" for reason, count in left_out.items() if count)
     return [["problems", f"{problems['train']:,} to train on, {problems['evaluation']:,} held out{reasons}"]]
+
+
+def _curriculum_rows(curriculum: Mapping[str, float]) -> list[list[str]]:
+    if not curriculum:
+        return []
+    skipped = {
+        name.removeprefix("skipped_"): count for name, count in curriculum.items() if name.startswith("skipped_")
+    }
+    counts = ", ".join(f"{count:,.0f} {reason.replace('_', ' ')}" for reason, count in skipped.items() if count)
+    even = f"in the end as even as {curriculum['effective_problems']:,.1f} problems"
+    return [["curriculum", f"{even}; skipped: {counts or 'none'}"]]
 
 
 def _with_interval(line: Mapping[str, Any], name: str) -> str:

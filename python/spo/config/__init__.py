@@ -7,6 +7,7 @@ whether its value is possible; whether a path exists is found out by the one tha
 """
 
 from spo.config.acting import (
+    CurriculumConfig,
     EvaluationConfig,
     JudgeConfig,
     NetworkConfig,
@@ -35,6 +36,7 @@ from spo.config.whole import Config
 __all__ = [
     "BatchConfig",
     "Config",
+    "CurriculumConfig",
     "EvaluationConfig",
     "ExperienceConfig",
     "JudgeConfig",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from spo.config.base import Count, Positive, PositiveFloat, PositiveShare, Section
+from spo.config.base import Count, Positive, PositiveFloat, PositiveShare, Section, Share
 
 
 class ProblemsConfig(Section, frozen=True):
@@ -46,6 +46,26 @@ class SamplingConfig(Section, frozen=True):
     """A response without an end token by then is cut there, and counts as failed."""
     samples_per_problem: Positive = 4
     """Responses sampled whenever a problem's turn comes."""
+
+
+class CurriculumConfig(Section, frozen=True):
+    """Which training problems are sampled online how often, by how often they are solved; see `docs/problems.md`."""
+
+    weights: Literal["uniform", "variance", "success", "failure"] = "uniform"
+    """A problem's weight where a share p of its responses is accepted: 1, p(1 - p), p, or 1 - p."""
+    function: str = ""
+    """`MODULE:NAME` of a function from `spo.curriculum.Standing` to a weight, in place of `weights`."""
+    solved_above: Share = 1.0
+    """Problems of which a larger share is accepted are skipped."""
+    hopeless_below: Share = 0.0
+    """Problems of which a smaller share is accepted are skipped."""
+    rates: Literal["reference", "online"] = "reference"
+    """Whose responses count: the reference's for Q̂_0; or the last `window` online ones of each problem, as soon as it
+    has so many."""
+    window: Positive = 32
+    """See `rates`."""
+    explore: Share = 0.0
+    """This share of the work goes to all problems alike, skipped ones too."""
 
 
 class WorkersConfig(Section, frozen=True):

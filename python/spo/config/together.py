@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from spo.errors import ConfigError
 from spo.objective_rules import check_objective
 
 if TYPE_CHECKING:
-    from spo.config import Config
+    from spo.config import Config, CurriculumConfig
 
 
 def check_together(config: Config) -> None:
@@ -29,6 +30,7 @@ def check_together(config: Config) -> None:
             f"batch.token_budget ({config.batch.token_budget}) must exceed sampling.max_new_tokens "
             f"({sampling.max_new_tokens}) by the longest prompt; raise the one or lower the other"
         )
+    _check_curriculum(config.curriculum)
     if config.replay.max_staleness < config.weights.model_update_interval:
         raise ConfigError(
             f"replay.max_staleness ({config.replay.max_staleness}) is below weights.model_update_interval "
@@ -39,3 +41,17 @@ def check_together(config: Config) -> None:
             f"evaluation.ks asks for pass@{max(config.evaluation.ks)}, but evaluation.num_samples is "
             f"{config.evaluation.num_samples}; raise evaluation.num_samples"
         )
+
+
+def _check_curriculum(curriculum: CurriculumConfig) -> None:
+    if curriculum.hopeless_below > curriculum.solved_above:
+        raise ConfigError(
+            f"curriculum.hopeless_below ({curriculum.hopeless_below}) is above curriculum.solved_above "
+            f"({curriculum.solved_above}): every problem would be skipped; swap them"
+        )
+    if curriculum.function and curriculum.weights != "uniform":
+        raise ConfigError(
+            f"curriculum.function and curriculum.weights={curriculum.weights} both say what problems weigh; set one"
+        )
+    if curriculum.function and not re.fullmatch(r"[\w.]+:\w+", curriculum.function):
+        raise ConfigError(f"curriculum.function: {curriculum.function!r} is no function; write MODULE:NAME")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spo.config.acting import (
+    CurriculumConfig,
     EvaluationConfig,
     JudgeConfig,
     NetworkConfig,
@@ -51,6 +52,8 @@ class Config(Section, frozen=True):
     """The problems."""
     values: ValuesConfig = ValuesConfig()
     """Q̂_0."""
+    curriculum: CurriculumConfig = CurriculumConfig()
+    """Which problems how often."""
     weights: WeightsConfig = WeightsConfig()
     """Policy versions."""
     workers: WorkersConfig = WorkersConfig()

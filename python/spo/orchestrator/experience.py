@@ -192,6 +192,13 @@ class Experience:
         columns: dict[str, list[Any]] = self._store.read_many(ids, columns=names)
         return columns
 
+    def rewards(self, source: str) -> Iterator[tuple[str, float]]:
+        """Problem and reward of each of this run's trajectories of a source, in append order."""
+        ids = self.scan(source)
+        for start in range(0, len(ids), _READ_AT_ONCE):
+            columns = self.columns(ids[start : start + _READ_AT_ONCE], ["problem_id", "reward"])
+            yield from zip(columns["problem_id"], columns["reward"], strict=True)
+
     def scan(self, source: str) -> list[int]:
         """Ids of all of this run's trajectories of a source, in append order."""
         return self._store.own(self._store.scan(source=source))

@@ -1,19 +1,21 @@
 """Online work: which problem is sampled next with the latest policy, as far as admission lets it.
 
 Work number k samples the problem at position k of the schedule with seeds that follow from k alone. Each number is
-done exactly once in a run: after a crash, the numbers that the store does not have (whole) are done first.
+done exactly once in a run: after a crash, the numbers that the store does not have (whole) are done first, with the
+problems that they had.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from spo.config import Config
 from spo.orchestrator.admission import expected_steps_done, needed_version
+from spo.orchestrator.curriculum import Curriculum
 from spo.orchestrator.experience import ONLINE, Experience, per_step, relabelled
 from spo.orchestrator.extras import GROUP_KEY, group_label
 from spo.orchestrator.schedule import ProblemSchedule, derive_seed, draw_temperature
@@ -24,6 +26,14 @@ WORK_KEY = "work"
 """Metadata of an online trajectory: the number of the work that it comes from."""
 
 
+class _Item(msgspec.Struct, frozen=True, array_like=True):
+    """One number's work."""
+
+    number: int
+    problem_id: str
+    seeds: list[int]
+
+
 class OnlineSource:
     """Hands out online work while trainers can use it in time.
 
@@ -31,23 +41,25 @@ class OnlineSource:
         config: The run's settings.
         schedule: Of the training problems.
         experience: Where results go.
+        curriculum: Counts them.
     """
 
     share = 1.0
     """See `dispatch`."""
 
-    def __init__(self, config: Config, schedule: ProblemSchedule, experience: Experience) -> None:
+    def __init__(
+        self, config: Config, schedule: ProblemSchedule, experience: Experience, curriculum: Curriculum
+    ) -> None:
         self._config = config
         self.schedule = schedule
         """Of the training problems; fixed once there is work."""
         self._experience = experience
+        self._curriculum = curriculum
         self._per_step = per_step(config, ONLINE)
         self._next = 0
-        self._missing: deque[tuple[int, list[int]]] = deque()
-        self._open: dict[int, list[int]] = {}
-        """Numbers on their way, and the seeds each asks for."""
-        self._number_of: dict[int, int] = {}
-        """Numbers on their way by their first seed."""
+        self._missing: deque[_Item] = deque()
+        self._open: dict[int, _Item] = {}
+        """What is on its way, by its first seed."""
         self._num_responses = 0
         self.enabled = False
         """Whether training has begun and not ended."""
@@ -70,11 +82,10 @@ class OnlineSource:
         expected = expected_steps_done(self.steps_done, supply, self._per_step)
         if version > self.published_version or expected >= self._config.trainer.total_steps:
             return None
-        number, seeds = self._missing.popleft() if self._missing else self._new()
-        self._open[number] = seeds
-        self._number_of[seeds[0]] = number
-        self._num_responses += len(seeds)
-        return self._work(number, seeds, version)
+        item = self._missing.popleft() if self._missing else self._new()
+        self._open[item.seeds[0]] = item
+        self._num_responses += len(item.seeds)
+        return self._work(item, version)
 
     def renew(self, work: Work) -> Work:
         """The same responses, sampled with weights that are young enough now."""
@@ -84,14 +95,20 @@ class OnlineSource:
 
     def finish(self, work: Work, trajectories: list[Trajectory], num_excluded: int) -> None:
         """Stores the result; what the judge could not judge is left out."""
-        number = self._number_of.pop(work.seeds[0])
-        self._num_responses -= len(self._open.pop(number))
-        labels = {WORK_KEY: str(number), GROUP_KEY: group_label(trajectories)}
-        self._experience.add_online([relabelled(item, **labels) for item in trajectories])
+        item = self._open.pop(work.seeds[0])
+        self._num_responses -= len(item.seeds)
+        labels = {WORK_KEY: str(item.number), GROUP_KEY: group_label(trajectories)}
+        self._experience.add_online([relabelled(one, **labels) for one in trajectories])
+        for one in trajectories:
+            self._curriculum.count(one.problem_id, one.reward)
 
     def state(self) -> dict[str, Any]:
         """Which numbers are not done, so that a resumed run does them: small, for the checkpoint."""
-        return {"next": self._next, "open": [*self._open.items(), *self._missing]}
+        return {
+            "next": self._next,
+            "open": [msgspec.structs.astuple(item) for item in (*self._open.values(), *self._missing)],
+            "schedule": self.schedule.state(),
+        }
 
     def restore(self, state: dict[str, Any] | None, stored: Sequence[Trajectory]) -> None:
         """Finds out what is to be done next.
@@ -100,32 +117,44 @@ class OnlineSource:
             state: Of the checkpoint; None: the start of the run.
             stored: Online trajectories stored since then.
         """
-        start: int = state["next"] if state else 0
-        wanted: dict[int, list[int]] = {number: list(seeds) for number, seeds in (state["open"] if state else [])}
+        wanted: dict[int, _Item] = {}
+        start = 0
+        if state is not None:
+            start = state["next"]
+            wanted = {item.number: item for item in msgspec.convert(state["open"], list[_Item])}
+            self.schedule.restore(state["schedule"])
+        problem_of: dict[int, str] = {number: item.problem_id for number, item in wanted.items()}
         seeds_of: dict[int, set[int]] = {}
         for trajectory in stored:
-            seeds_of.setdefault(int(trajectory.metadata[WORK_KEY]), set()).add(trajectory.seed)
+            number = int(trajectory.metadata[WORK_KEY])
+            seeds_of.setdefault(number, set()).add(trajectory.seed)
+            problem_of[number] = trajectory.problem_id
         self._next = max([start - 1, *seeds_of]) + 1
-        wanted.update((number, self._seeds(number)) for number in range(start, self._next))
-        for number, seeds in sorted(wanted.items()):
+        for number in [*sorted(wanted), *range(start, self._next)]:
+            seeds = wanted[number].seeds if number in wanted else self._seeds(number)
             missing = [seed for seed in seeds if seed not in seeds_of.get(number, set())]
             if missing:
-                self._missing.append((number, missing))
+                self._missing.append(_Item(number, self._problem_of(number, problem_of), missing))
 
-    def _new(self) -> tuple[int, list[int]]:
+    def _problem_of(self, number: int, known: Mapping[int, str]) -> str:
+        """What the number had before, if that is known and still trained on; else what the schedule says."""
+        problem_id = known.get(number, "")
+        return problem_id if problem_id in self.schedule else self.schedule.problem_at(number)
+
+    def _new(self) -> _Item:
         number = self._next
         self._next += 1
-        return number, self._seeds(number)
+        return _Item(number, self.schedule.problem_at(number), self._seeds(number))
 
     def _seeds(self, number: int) -> list[int]:
         count = self._config.sampling.samples_per_problem
         return [derive_seed(self._config.seed, ONLINE, number, index) for index in range(count)]
 
-    def _work(self, number: int, seeds: list[int], version: int) -> Work:
-        sampling = self._config.sampling
+    def _work(self, item: _Item, version: int) -> Work:
+        sampling, seeds = self._config.sampling, item.seeds
         return Work(
             work_id=0,
-            problem_id=self.schedule.problem_at(number),
+            problem_id=item.problem_id,
             policy="latest",
             min_policy_version=version,
             source=ONLINE,

@@ -17,6 +17,7 @@ from spo.errors import ProblemError
 from spo.jsonl import Journal
 from spo.locks import RunLock
 from spo.orchestrator.batches import Batches
+from spo.orchestrator.curriculum import Curriculum
 from spo.orchestrator.dispatch import Dispatcher, Result
 from spo.orchestrator.evaluation import EvaluationSource
 from spo.orchestrator.experience import ONLINE, Experience, per_step
@@ -71,7 +72,8 @@ class Parts:
         self.experience = Experience(run_dir, tokenizer, config)
         self.too_long: dict[str, int] = {}
         """Training problems that were left out, with the tokens of their prompts."""
-        self.online = OnlineSource(config, self._schedule(), self.experience)
+        self.curriculum = Curriculum(config.curriculum, run_dir)
+        self.online = OnlineSource(config, self._schedule(), self.experience, self.curriculum)
         self.evaluation = EvaluationSource(config, self.held_out_problems, self.experience)
         self.monitor = Monitor(config, run_dir, self.info, self._gauges)
         self.dispatcher = Dispatcher(self._on_result, lambda: self.monitor.count("work_redispatched"))
@@ -115,7 +117,8 @@ class Parts:
             self._lock.release()
 
     def _schedule(self) -> ProblemSchedule:
-        return ProblemSchedule(self.training_problems.ids, self.config.seed)
+        shares = None if self.curriculum.is_plain else self.curriculum.shares
+        return ProblemSchedule(self.training_problems.ids, self.config.seed, shares)
 
     def _on_result(self, result: Result) -> None:
         self.monitor.on_result(result)
@@ -140,6 +143,7 @@ class Parts:
             "weights/worker_lag": self.online.published_version - min(versions, default=self.online.published_version),
             "problems/train": len(self.training_problems),
             "problems/too_long": len(self.too_long),
+            **self.curriculum.gauges(),
             "workers/ready": len(versions),
             "workers/responses_on_way": self.dispatcher.num_responses,
         }

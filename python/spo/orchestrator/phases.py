@@ -21,7 +21,7 @@ from spo.earlier import locate_stores, values_directories
 from spo.errors import RunFailed
 from spo.jsonl import read_lineage
 from spo.orchestrator.evaluation import EVALUATION, FINAL_ROUND, REFERENCE_ROUND, ROUND_KEY, Policy, Round
-from spo.orchestrator.experience import OFFLINE, mix_of
+from spo.orchestrator.experience import OFFLINE, ONLINE, mix_of
 from spo.orchestrator.parts import Parts
 from spo.orchestrator.prompts import leave_out_long_prompts
 from spo.orchestrator.state import decode_state
@@ -122,12 +122,19 @@ class Phases:
             parts.batches.begin(step, {})
             return
         stored = await trio.to_thread.run_sync(parts.experience.restore, state.experience if state else None)
+        await self._begin_curriculum(self.values)
         parts.online.restore(state.online if state else None, stored)
         if state is None and OFFLINE in mix_of(self._config):
             await self._add_offline(self.values)
         parts.batches.begin(step, self.values.initial_values(), earlier)
         parts.online.enabled = True
         parts.dispatcher.fill()
+
+    async def _begin_curriculum(self, values: ValueEstimation) -> None:
+        """Tells the curriculum what is known: reads every online trajectory so far where their order counts."""
+        parts = self._parts
+        history = parts.experience.rewards(ONLINE) if parts.curriculum.needs_history else ()
+        await trio.to_thread.run_sync(parts.curriculum.begin, parts.training_problems.infos, values.counts(), history)
 
     async def _add_offline(self, values: ValueEstimation) -> None:
         """Fills the offline pool: with what earlier runs left, and the reference's accepted samples."""

@@ -12,7 +12,7 @@ import msgspec
 
 from spo.errors import RunFailed
 
-_VERSION = 1
+_VERSION = 2
 
 
 class SavedProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
