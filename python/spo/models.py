@@ -45,11 +45,16 @@ def resolve_model(config: Config, run_dir: Path) -> ModelInfo:
         ConfigError: There is no such model, its folder lacks something, or a resumed run's model has changed.
     """
     path = locate_model(config) or _make_tiny(config, run_dir / REFERENCE_DIR)
-    info = ModelInfo(str(path), weights_fingerprint(path), tokenizer_fingerprint(path))
+    info = model_info(path)
     if (run_dir / MODEL_FILE).exists():
         _check_unchanged(read_model(run_dir), info)
     replace_file(run_dir / MODEL_FILE, msgspec.json.format(msgspec.json.encode(info)) + b"\n")
     return info
+
+
+def model_info(path: Path) -> ModelInfo:
+    """A model folder with its fingerprints."""
+    return ModelInfo(str(path), weights_fingerprint(path), tokenizer_fingerprint(path))
 
 
 def weights_fingerprint(path: Path) -> str:

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import trio
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -62,6 +64,17 @@ def make_display(console: Console | None = None) -> Display:
     """The display that suits where stdout goes."""
     console = console or Console()
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
+
+
+async def keep_showing(display: Display, status: Callable[[], Status]) -> None:
+    """Shows the newest status again and again until cancelled, and closes the display."""
+    try:
+        while True:
+            display.show(status())
+            await trio.sleep(display.interval_s)
+    finally:
+        display.show(status())
+        display.close()
 
 
 class LiveDisplay:

@@ -16,8 +16,11 @@ import msgspec
 
 from spo.problems import Problem
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Raised whenever a message changes; processes of different versions refuse each other."""
+
+PREFIX_KEY = "prefix_tokens"
+"""Metadata of a trajectory whose response begins with given tokens (`Work.prefix_tokens`): how many they are."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -251,13 +254,16 @@ class Work(Message, frozen=True):
     problem_id: str
     policy: Literal["latest", "reference"]
     source: str
-    """What the trajectories' `source` will be: `online`, `reference`, `evaluation`."""
+    """What the trajectories' `source` will be: `online`, `reference`, `evaluation`, …"""
     temperatures: list[float]
     """One a response."""
     top_p: float
     seeds: list[int]
     """One a response: the same seed, weights and prompt give the same response."""
     max_new_tokens: int
+    """Of the whole response."""
+    prefix_tokens: list[int] = []
+    """Response tokens that are given; what is sampled follows them."""
     min_policy_version: int = 0
     """Start only with at least this version applied (evaluation of a given version)."""
 

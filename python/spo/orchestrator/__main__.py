@@ -19,7 +19,8 @@ from rich.markdown import Markdown
 
 from spo.errors import ConfigError, ProblemError, SpoError
 from spo.launch import ERROR_PREFIX
-from spo.orchestrator.run import Interrupted, run_directory
+from spo.orchestrator.failures import Interrupted
+from spo.orchestrator.run import run_directory
 from spo.rundir import REPORT_FILE
 
 STATUS_FAILED, STATUS_USAGE, STATUS_INTERRUPTED = 1, 2, 130

@@ -170,6 +170,11 @@ class Dispatcher:
         return (assignment for assignment in self._assignments.values() if assignment.source is source)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on its way, nor to be handed out again."""
+        return not self._assignments
+
+    @property
     def num_responses(self) -> int:
         """Responses on their way, of all sources."""
         return sum(self._loads.values())

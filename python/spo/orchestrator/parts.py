@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from spo.config import Config, read_resolved, to_toml
+from spo.config import Config, read_resolved
 from spo.earlier import same_reference
 from spo.errors import ProblemError
 from spo.jsonl import Journal
@@ -26,7 +26,7 @@ from spo.orchestrator.online import OnlineSource
 from spo.orchestrator.replayed import ReplayedRun
 from spo.orchestrator.schedule import ProblemSchedule
 from spo.orchestrator.trainers import Trainers
-from spo.orchestrator.workers import Workers
+from spo.orchestrator.workers import Workers, worker_setup
 from spo.problems import ById, Problems, load_problems
 from spo.problems.manifest import load_training_problems
 from spo.rundir import CONSUMPTION_FILE, EVALUATIONS_FILE, ModelInfo, read_model, read_run
@@ -85,7 +85,7 @@ class Parts:
         self.workers = Workers(
             self.dispatcher,
             self.problems,
-            setup=to_toml(_with_model(config, self.model.path)),
+            setup=worker_setup(config, self.model.path),
             tokenizer=tokenizer,
             on_progress=self.monitor.progress,
             ready_timeout_s=config.network.stall_timeout_s,
@@ -165,7 +165,3 @@ def _trusting(config: Config, model: ModelInfo) -> Config:
         return config
     log.info("earlier stores may be of another reference: its log-probabilities are computed anew, and not kept")
     return msgspec.structs.replace(config, replay=msgspec.structs.replace(config.replay, keep_reference_logprobs=False))
-
-
-def _with_model(config: Config, path: str) -> Config:
-    return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, path=path))

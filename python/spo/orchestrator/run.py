@@ -16,21 +16,18 @@ import trio
 
 from spo.errors import RunFailed
 from spo.files import replace_file
+from spo.orchestrator.failures import Interrupted, first_leaf
 from spo.orchestrator.local_workers import LocalWorkers
 from spo.orchestrator.parts import Parts
 from spo.orchestrator.phases import Phases
 from spo.orchestrator.server import Server, address_of, listen
-from spo.progress import Display, make_display
+from spo.progress import keep_showing, make_display
 from spo.wire import ADDRESS_FILE, read_token
 
 _COMMIT_INTERVAL_S = 1.0
 _STALL_CHECK_S = 5.0
 
 log = logging.getLogger(__name__)
-
-
-class Interrupted(RunFailed):
-    """The run was ended from outside."""
 
 
 class Run:
@@ -149,14 +146,7 @@ class Run:
             self._parts.monitor.tick()
 
     async def _display(self) -> None:
-        display: Display = make_display()
-        try:
-            while True:
-                display.show(self._phases.status())
-                await trio.sleep(display.interval_s)
-        finally:
-            display.show(self._phases.status())
-            display.close()
+        await keep_showing(make_display(), self._phases.status)
 
     # --- the end ------------------------------------------------------------------------------------------------
 
@@ -175,19 +165,6 @@ class Run:
                 close()
             except Exception as error:
                 self.fail(error)
-
-
-def first_leaf(error: BaseException) -> Exception:
-    """The first exception in a group that tells most: one of ours before any other."""
-    leaves = list(_leaves(error))
-    ours = [leaf for leaf in leaves if isinstance(leaf, RunFailed)]
-    return (ours or leaves)[0]
-
-
-def _leaves(error: BaseException) -> list[Exception]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in _leaves(part)]
-    return [error] if isinstance(error, Exception) else []
 
 
 async def run_directory(run_dir: Path, watch_parent: Callable[[], Awaitable[None]] | None = None) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import trio
 
+from spo.config import Config, to_toml
 from spo.errors import ConnectionLost, RunFailed
 from spo.orchestrator.dispatch import Dispatcher
 from spo.problems import Problem
@@ -239,3 +240,8 @@ class Workers:
         session.engine_steps = message.engine_steps
         session.num_tokens = message.num_tokens
         session.policy_version = message.policy_version
+
+
+def worker_setup(config: Config, model_path: str) -> str:
+    """The settings that workers are told, as TOML, with the model's local folder."""
+    return to_toml(msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, path=model_path)))

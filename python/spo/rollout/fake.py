@@ -45,6 +45,20 @@ class FakeCodec:
         self.problems[tokens] = problem
         return tokens
 
+    def split(self, tokens: tuple[int, ...]) -> tuple[Problem, tuple[int, ...]]:
+        """Whose prompt the tokens begin with, and the beginning of a response that follows it.
+
+        Raises:
+            ValueError: They begin with nobody's.
+        """
+        if tokens in self.problems:
+            return self.problems[tokens], ()
+        prompts = [prompt for prompt in self.problems if tokens[: len(prompt)] == prompt]
+        if not prompts:
+            raise ValueError("the fake engine only answers prompts of problems")
+        longest = max(prompts, key=len)
+        return self.problems[longest], tokens[len(longest) :]
+
     def decode_response(self, tokens: Sequence[int]) -> str:
         """See `Codec.decode_response`."""
         return bytes(token for token in tokens if token != END_TOKEN).decode(errors="replace")
@@ -76,9 +90,8 @@ class FakeSampler:
         self._rows: dict[int, _Row] = {}
 
     def check(self, request: Request) -> None:
-        """Any prompt will do that the codec has encoded."""
-        if request.prompt_tokens not in self._codec.problems:
-            raise ValueError("the fake engine only answers prompts of problems")
+        """Any prompt will do that the codec has encoded, with or without a response's beginning after it."""
+        self._codec.split(request.prompt_tokens)
 
     def add(self, requests: Sequence[tuple[int, Request]]) -> None:
         """Takes requests in, each with its answer."""
@@ -112,14 +125,21 @@ class FakeSampler:
         self.policy_version = staged
 
     def _answer(self, request: Request, version: int) -> tuple[int, ...]:
+        """A known solution: where a beginning is given, the rest of one that begins so, of the wanted kind if any."""
         rng = request_rng(request.seed)
         is_right = rng.random() < share_of_right_answers(version)
-        solutions = self._codec.problems[request.prompt_tokens].solutions
-        candidates = [solution.code for solution in solutions if solution.correct == is_right] or ["print()\n"]
-        code = candidates[rng.integers(len(candidates))]
-        return (*f"```python\n{code.rstrip()}\n```\n".encode(), END_TOKEN)
+        problem, prefix = self._codec.split(request.prompt_tokens)
+        answers = [(solution.correct, _answer_tokens(solution.code)) for solution in problem.solutions]
+        fitting = [(correct, tokens) for correct, tokens in answers if tokens[: len(prefix)] == prefix]
+        wanted = [tokens for correct, tokens in fitting if correct == is_right]
+        candidates = wanted or [tokens for _, tokens in fitting if prefix] or [_answer_tokens("print()")]
+        return candidates[rng.integers(len(candidates))][len(prefix) :] or (END_TOKEN,)
 
     def _response(self, row: _Row) -> Response:
         tokens = row.answer[: row.length]
         latest = self.policy_version if row.request.policy == "latest" else 0
         return Response(tokens, tokens[-1] != END_TOKEN, row.min_policy_version, latest)
+
+
+def _answer_tokens(code: str) -> tuple[int, ...]:
+    return (*f"```python\n{code.rstrip()}\n```\n".encode(), END_TOKEN)

@@ -24,6 +24,7 @@ from spo.rollout.prompts import Codec
 from spo.rollout.spool import ProblemSpool
 from spo.store import Trajectory, encode_trajectories
 from spo.types import (
+    PREFIX_KEY,
     Heartbeat,
     MeasurePrompts,
     NewVersion,
@@ -204,7 +205,9 @@ class Worker:
         if work.policy == "latest":
             await follower.wait_for(work.min_policy_version, self._config.network.stall_timeout_s)
         responses = await parts.engine.generate(_requests(work, prompt))
-        texts = [None if r.is_truncated else parts.codec.decode_response(r.tokens) for r in responses]
+        texts = [
+            None if r.is_truncated else parts.codec.decode_response((*work.prefix_tokens, *r.tokens)) for r in responses
+        ]
         grading = await parts.grader.grade(self._problem(work.problem_id), texts)
         trajectories = [
             self._trajectory(work, index, prompt, response, grade, grade.reward)
@@ -234,14 +237,17 @@ class Worker:
         if work.source == "evaluation":
             # Who evaluates counts distinct programs, and has no tokenizer to read them from the tokens.
             metadata["program"] = grade.program
+        if work.prefix_tokens:
+            metadata[PREFIX_KEY] = str(len(work.prefix_tokens))
         return Trajectory(
             problem_id=work.problem_id,
             prompt_tokens=list(prompt),
-            response_tokens=list(response.tokens),
+            response_tokens=[*work.prefix_tokens, *response.tokens],
             reward=reward,
             verdict=grade.verdict,
             source=work.source,
-            behavior_logprobs=response.behavior_logprobs,
+            # Nobody says what the given tokens were drawn with, and half a column would pass for a whole one.
+            behavior_logprobs=None if work.prefix_tokens else response.behavior_logprobs,
             min_policy_version=response.min_policy_version,
             max_policy_version=response.max_policy_version,
             temperature=work.temperatures[index],
@@ -252,7 +258,9 @@ class Worker:
 
 
 def _requests(work: Work, prompt: tuple[int, ...]) -> list[Request]:
+    given = (*prompt, *work.prefix_tokens)
+    max_new_tokens = work.max_new_tokens - len(work.prefix_tokens)
     return [
-        Request(prompt, temperature, work.top_p, seed, work.max_new_tokens, work.policy)
+        Request(given, temperature, work.top_p, seed, max_new_tokens, work.policy)
         for temperature, seed in zip(work.temperatures, work.seeds, strict=True)
     ]
