@@ -21,7 +21,7 @@ from spo.errors import ConfigError
 from spo.evaluate import EvaluationSample, group_by_problem, interval_of_means, problem_pass_at_k, sample_of
 from spo.report import FINAL_ROUND
 from spo.rundir import read_model
-from spo.store import TrajectoryStore
+from spo.store import Trajectory, TrajectoryStore
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -103,20 +103,32 @@ def _compare(
     )
 
 
+def stored_rounds(run_dir: Path) -> dict[str, list[Trajectory]]:
+    """The judged responses of a run's evaluation rounds, by name of the round.
+
+    Raises:
+        ConfigError: This is no run directory.
+    """
+    model = read_model(run_dir)
+    with TrajectoryStore.open(run_dir / "store", mode="r", tokenizer=model.tokenizer_fingerprint) as store:
+        found = store.read_many(store.scan(source="evaluation"))
+    rounds: defaultdict[str, list[Trajectory]] = defaultdict(list)
+    for item in found:
+        rounds[item.metadata.get("round", "")].append(item)
+    return dict(rounds)
+
+
 def stored_samples(run_dir: Path, round_name: str) -> list[EvaluationSample]:
     """The judged samples of one evaluation round of a run.
 
     Raises:
         ConfigError: This is no run directory, or the run has no such round.
     """
-    model = read_model(run_dir)
-    with TrajectoryStore.open(run_dir / "store", mode="r", tokenizer=model.tokenizer_fingerprint) as store:
-        found = store.read_many(store.scan(source="evaluation"))
-    rounds = {item.metadata.get("round", "") for item in found}
+    rounds = stored_rounds(run_dir)
     if round_name not in rounds:
         there = ", ".join(sorted(rounds)) or "none"
         raise ConfigError(f"{run_dir}: no evaluation round {round_name!r}; there are {there}")
-    return [sample_of(item) for item in found if item.metadata.get("round") == round_name]
+    return [sample_of(item) for item in rounds[round_name]]
 
 
 def register(subparsers: Subparsers) -> None:

@@ -126,7 +126,7 @@ def to_markdown(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
         "## Held-out evaluation",
         _evaluation_table(report),
         "## What it took",
-        _table(["", ""], _effort_rows(report)),
+        markdown_table(["", ""], _effort_rows(report)),
     ]
     if "replay" in report:
         parts += ["## Replay", _replay_text(report["replay"])]
@@ -244,7 +244,7 @@ def _evaluation_table(report: Mapping[str, Any]) -> str:
         rows.append([label, _with_interval(reference, name), _with_interval(final, name), change])
     one = reference or final
     note = f"\n\n{one['num_problems']} problems, {one['num_samples']} samples; 95% bootstrap intervals over problems."
-    return _table(["", "reference", "final", "ratio"], rows) + note
+    return markdown_table(["", "reference", "final", "ratio"], rows) + note
 
 
 def _all_evaluations(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -259,7 +259,7 @@ def _all_evaluations(lines: Sequence[Mapping[str, Any]]) -> str:
         ]
         for line in lines
     ]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _effort_rows(report: Mapping[str, Any]) -> list[list[str]]:
@@ -304,6 +304,7 @@ def _with_interval(line: Mapping[str, Any], name: str) -> str:
     return f"{line[name]:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

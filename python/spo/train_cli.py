@@ -130,11 +130,13 @@ class Child:
         command: What to run.
         hush: Whether to pass its stderr on only up to our own line about what is wrong: what a launcher adds to that
             hides it.
+        output: Where its stdout and stderr go instead of ours.
     """
 
-    def __init__(self, command: Sequence[str], hush: bool = False) -> None:
+    def __init__(self, command: Sequence[str], hush: bool = False, output: IO[bytes] | None = None) -> None:
         self._command = command
-        self._hush = hush
+        self._stdout = output
+        self._stderr: IO[bytes] | int | None = subprocess.PIPE if hush else output
         self._interrupted: int | None = None
 
     def run(self) -> int:
@@ -143,8 +145,9 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         previous = {number: signal.signal(number, self._pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            stderr = subprocess.PIPE if self._hush else None
-            self._process = process = subprocess.Popen(self._command, stderr=stderr, process_group=0)
+            self._process = process = subprocess.Popen(
+                self._command, stdout=self._stdout, stderr=self._stderr, process_group=0
+            )
             if self._interrupted is not None:
                 process.send_signal(self._interrupted)
             relay = threading.Thread(target=_relay, args=(process.stderr,), daemon=True)

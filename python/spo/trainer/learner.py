@@ -18,7 +18,7 @@ from spo.config import Config, OptimizerConfig
 from spo.errors import RunFailed
 from spo.trainer.batches import MicroBatch, micro_batches
 from spo.trainer.objectives import Metrics, make_objective
-from spo.trainer.parallel import Ranks, sum_over_ranks
+from spo.trainer.parallel import Ranks, peak_memory_bytes, sum_over_ranks
 from spo.trainer.policy import Policy, ValueModel
 from spo.types import Batch
 
@@ -81,6 +81,7 @@ class Learner:
         metrics, square_sum, num_tokens = self._reduce(sums, num_tokens)
         metrics["loss/gradient_norm"] = self._clip(math.sqrt(square_sum), batch.step)
         self.optimizer.step()
+        metrics |= self._memory()
         self.optimizer.zero_grad(set_to_none=True)
         metrics["loss/learning_rate"] = learning_rate(batch.step, self._config.optimizer)
         metrics["replay/reference_stored"] = float(bool(batch.reference_logprobs))
@@ -137,11 +138,7 @@ class Learner:
     def _gradients(self) -> list[Tensor]:
         """This rank's shard of every gradient."""
         gradients = (parameter.grad for parameter in self.trained.parameters())
-        return [
-            gradient.to_local() if isinstance(gradient, DTensor) else gradient
-            for gradient in gradients
-            if gradient is not None
-        ]
+        return [_local(gradient) for gradient in gradients if gradient is not None]
 
     def _clip(self, norm: float, step: int) -> float:
         """Scales the gradient down to the configured norm; returns what the norm was."""
@@ -156,6 +153,20 @@ class Learner:
                 gradient.mul_(limit / norm)
         return norm
 
+    def _memory(self) -> dict[str, float]:
+        """What this rank holds, where gradients are there too, and the most that its process ever took."""
+        moments = (value for of_one in self.optimizer.state.values() for value in of_one.values())
+        held = [*self.trained.parameters(), *self._gradients(), *self._reference.parameters(), *moments]
+        return {
+            "memory/state_bytes": float(sum(_local(tensor).nbytes for tensor in held if isinstance(tensor, Tensor))),
+            "memory/peak_bytes": float(peak_memory_bytes(self._ranks.device)),
+        }
+
     def _set_learning_rate(self, step: int) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self._config.optimizer)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This rank's shard of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

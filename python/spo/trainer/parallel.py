@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -112,6 +113,13 @@ def broadcast_text(text: str, ranks: Ranks) -> str:
         buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     dist.broadcast(buffer, src=0)
     return buffer.cpu().numpy().tobytes().decode()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory so far: allocated by torch on a CUDA device, else resident of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def barrier() -> None:
