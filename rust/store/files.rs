@@ -221,8 +221,8 @@ pub fn adopt(path: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Gives a live segment its sealed name, durably.
-pub fn rename_sealed(directory: &Path, number: u32) -> Result<()> {
+/// Gives a live segment its sealed name, durably. `_locked` is its file: without its lock another could do the same.
+pub fn rename_sealed(directory: &Path, number: u32, _locked: &File) -> Result<()> {
     let live = SegmentName { number, sealed: false }.path(directory);
     let sealed = SegmentName { number, sealed: true }.path(directory);
     fs::rename(&live, sealed).map_err(|error| Error::io(format!("seal {}", live.display()), error))?;
@@ -246,6 +246,17 @@ pub fn random_id() -> Result<[u8; 16]> {
 pub fn now_us() -> u64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Removes a file, which need not be there.
+pub fn remove(path: &Path) -> Result<()> {
+    remove_if_there(path).map_err(|error| Error::io(format!("remove {}", path.display()), error))
+}
+
+/// Whether both are openings of one file.
+pub fn is_same(one: &File, other: &File) -> io::Result<bool> {
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

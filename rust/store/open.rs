@@ -187,12 +187,9 @@ fn open_writer(
     let unsealed: Vec<u32> =
         files::list_segments(directory)?.into_iter().filter_map(|name| (!name.sealed).then_some(name.number)).collect();
     for number in unsealed {
-        let path = SegmentName { number, sealed: false }.path(directory);
-        let State { names, segments, late, sources, .. } = &mut *state;
+        let Some(file) = adopt(directory, number, state, interrupt)? else { continue };
+        let State { names, segments, .. } = &mut *state;
         let Some(segment) = segments.get_mut(&number) else { continue };
-        let Some(file) = files::adopt(&path)? else { continue };
-        segment.extend(names, interrupt)?;
-        late.add(number, segment, &sources[0]);
         if segment.sealed {
             finish_seal(directory, number, &file, segment)?;
             continue;
@@ -216,13 +213,10 @@ fn open_writer(
 
 /// Seals what writers that are gone have left.
 pub fn seal_abandoned(directory: &Path, state: &mut State, interrupt: Interrupt<'_>) -> Result<()> {
-    state.refresh(OnDamage::Refuse, interrupt)?;
     for name in files::list_segments(directory)?.into_iter().filter(|name| !name.sealed) {
-        let State { names, segments, late, sources, .. } = &mut *state;
+        let Some(file) = adopt(directory, name.number, state, interrupt)? else { continue };
+        let State { names, segments, .. } = &mut *state;
         let Some(segment) = segments.get_mut(&name.number) else { continue };
-        let Some(file) = files::adopt(&name.path(directory))? else { continue };
-        segment.extend(names, interrupt)?;
-        late.add(name.number, segment, &sources[0]);
         if segment.sealed {
             finish_seal(directory, name.number, &file, segment)?;
         } else if !segment.is_empty() {
@@ -231,6 +225,25 @@ pub fn seal_abandoned(directory: &Path, state: &mut State, interrupt: Interrupt<
         }
     }
     Ok(())
+}
+
+/// The locked file of a live segment whose writer is gone, of which `state` then has all there is; `None` if its writer
+/// lives, or another has adopted or sealed it.
+fn adopt(directory: &Path, number: u32, state: &mut State, interrupt: Interrupt<'_>) -> Result<Option<File>> {
+    let path = SegmentName { number, sealed: false }.path(directory);
+    let Some(file) = files::adopt(&path)? else { return Ok(None) };
+    // What was seen of it without the lock may be old.
+    state.refresh(OnDamage::Refuse, interrupt)?;
+    let Some(segment) = state.segments.get(&number) else { return Ok(None) };
+    if files::is_same(&file, &segment.file.file).map_err(|error| unreadable(&path, error))? {
+        return Ok(Some(file));
+    }
+    // The number is that of a sealed segment: a writer has tried to take it, and died before it gave it up again.
+    let start = read_start(&file, &path)?;
+    if file.metadata().map_err(|error| unreadable(&path, error))?.len() == start.end {
+        files::remove(&path)?;
+    }
+    Ok(None)
 }
 
 /// Time of the newest frame: later ones must not seem older, though the clock be set back.
@@ -286,5 +299,5 @@ fn write_seal(directory: &Path, number: u32, file: &File, segment: &Segment, at:
         file.sync_all()
     };
     finish().map_err(|error| Error::io(format!("seal {}", segment.file.path.display()), error))?;
-    files::rename_sealed(directory, number)
+    files::rename_sealed(directory, number, file)
 }

@@ -2,6 +2,7 @@
 //! (bytes that were written whole and are different now). It changes nothing; the writer truncates, the reader refuses.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -70,7 +71,7 @@ impl<'a> Walk<'a> {
     pub fn next(&mut self, interrupt: Interrupt<'_>) -> Result<Option<Frame>> {
         while self.at < self.end {
             interrupt.check()?;
-            match self.step()? {
+            match self.look()? {
                 Step::Frame(frame) => {
                     self.at += FRAME_HEADER_BYTES as u64 + u64::from(frame.header.length);
                     self.sequence = frame.header.sequence.wrapping_add(1);
@@ -90,6 +91,18 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// What comes next. Between two reads another process may cut a torn tail off and write over it, which must not
+    /// be taken for damage: that is still there when one looks again.
+    fn look(&mut self) -> Result<Step> {
+        match self.step() {
+            Ok(Step::Damaged(..)) => {}
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::UnexpectedEof => {}
+            outcome => return outcome,
+        }
+        self.end = self.file.metadata().map_err(|error| unreadable(self.path, error))?.len();
+        if self.at < self.end { self.step() } else { Ok(Step::Torn) }
     }
 
     fn step(&self) -> Result<Step> {
@@ -176,7 +189,7 @@ pub fn read_start(file: &File, path: &Path) -> Result<Start> {
     let version = match file.read_exact_at(&mut magic, 0) {
         Ok(()) => shard::file_version(magic)
             .ok_or_else(|| corrupt(0, "not a file of a trajectory store, or from another version".to_owned()))?,
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
             return Err(corrupt(0, "the file is cut within its first bytes".to_owned()));
         }
         Err(error) => return Err(unreadable(path, error)),

@@ -40,7 +40,17 @@ impl State {
 
     /// Looks for what is new: attached stores, segments, appends.
     pub fn refresh(&mut self, on_damage: OnDamage, interrupt: Interrupt<'_>) -> Result<()> {
-        let mut changed = attach::refresh(&mut self.sources, &mut self.attachments)?;
+        let mut changed = false;
+        let outcome = self.look(on_damage, &mut changed, interrupt);
+        // Also after an error: what is known of late columns must be about the segments that are known.
+        if changed {
+            self.index_late();
+        }
+        outcome
+    }
+
+    fn look(&mut self, on_damage: OnDamage, changed: &mut bool, interrupt: Interrupt<'_>) -> Result<()> {
+        *changed |= attach::refresh(&mut self.sources, &mut self.attachments)?;
         let State { names, segments, late, sources, .. } = self;
         for source in sources.iter() {
             for (name, inode) in source.list()? {
@@ -53,16 +63,13 @@ impl State {
                         let Some(mut segment) = opened else { continue };
                         segment.inode = inode;
                         segments.insert(number, segment);
-                        changed |= replaced;
+                        *changed |= replaced;
                     }
                 }
                 if let Some(segment) = segments.get_mut(&number) {
                     late.add(number, segment, source);
                 }
             }
-        }
-        if changed {
-            self.index_late();
         }
         Ok(())
     }

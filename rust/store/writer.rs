@@ -202,11 +202,11 @@ impl Writer {
         let (number, file, length) = create_segment(&self.directory, self.store_id, &self.tokenizer)?;
         self.write(&bytes, poison)?;
         self.sync_file(&self.file, poison)?;
-        let sealed = self.number;
-        (self.number, self.file, self.length, self.sequence) = (number, file, length, 1);
+        let (sealed, locked) = (self.number, std::mem::replace(&mut self.file, file));
+        (self.number, self.length, self.sequence) = (number, length, 1);
         self.prompts.clear();
         self.ranks = None;
-        files::rename_sealed(&self.directory, sealed)
+        files::rename_sealed(&self.directory, sealed, &locked)
     }
 
     /// How to make everything appended so far durable, without holding the writer.
@@ -289,21 +289,20 @@ impl Poison {
 }
 
 fn create_segment(directory: &Path, store_id: [u8; 16], tokenizer: &str) -> Result<(u32, Arc<File>, u64)> {
-    let mut number = files::list_segments(directory)?.last().map_or(1, |last| last.number + 1);
     loop {
-        let header = SegmentHeader { store_id, number, tokenizer: tokenizer.to_owned() };
-        let start = header.file_start(files::now_us());
-        let path = SegmentName { number, sealed: false }.path(directory);
+        let number = files::list_segments(directory)?.last().map_or(1, |last| last.number + 1);
         if number > MAX_SEGMENT_NUMBER {
             return Err(Error::Store(format!("{} has no segment numbers left; compact it", directory.display())));
         }
-        if let Some(file) = files::create_exclusive(&path, &start)? {
-            // The number may have been taken and sealed since the listing: its live name was free again then.
-            if !(SegmentName { number, sealed: true }).path(directory).exists() {
-                return Ok((number, Arc::new(file), start.len() as u64));
-            }
-            std::fs::remove_file(&path).map_err(|error| Error::io(format!("remove {}", path.display()), error))?;
+        let header = SegmentHeader { store_id, number, tokenizer: tokenizer.to_owned() };
+        let start = header.file_start(files::now_us());
+        let path = SegmentName { number, sealed: false }.path(directory);
+        let Some(file) = files::create_exclusive(&path, &start)? else { continue };
+        // The number may have been taken and sealed since the listing: its live name was free again then. Numbers rise,
+        // so whatever became of that segment, one sealed under this number or a higher one tells.
+        if !files::list_segments(directory)?.iter().any(|name| name.sealed && name.number >= number) {
+            return Ok((number, Arc::new(file), start.len() as u64));
         }
-        number += 1;
+        files::remove(&path)?;
     }
 }
