@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engine_oracle import VOCABULARY, FakeSnapshot, make_requests, oracle_logprobs, run
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from spo.config import Config, WorkersConfig
@@ -13,7 +14,6 @@ from spo.rollout.engine import Request, Response
 from spo.rollout.transformers import TransformersSampler, load_sampler
 
 END = 1
-VOCABULARY = 50
 
 
 def make_model(seed: int = 0) -> LlamaForCausalLM:
@@ -36,67 +36,6 @@ def make_model(seed: int = 0) -> LlamaForCausalLM:
 
 def make_sampler(model: LlamaForCausalLM | None = None, max_batch_size: int = 8) -> TransformersSampler:
     return TransformersSampler(model or make_model(), [END], max_batch_size=max_batch_size)
-
-
-def make_requests(num: int, seed: int = 0, **settings: object) -> list[Request]:
-    rng = np.random.default_rng(seed)
-    requests = []
-    for index in range(num):
-        fields: dict[str, object] = {
-            "prompt_tokens": tuple(rng.integers(2, VOCABULARY, size=rng.integers(1, 12)).tolist()),
-            "temperature": float(rng.uniform(0.5, 1.5)),
-            "top_p": float(rng.choice([0.8, 0.95, 1.0])),
-            "seed": 1000 + index,
-            "max_new_tokens": int(rng.integers(5, 90)),
-        }
-        requests.append(Request(**(fields | settings)))  # type: ignore[arg-type]
-    return requests
-
-
-def run(sampler: TransformersSampler, requests: list[Request]) -> list[Response]:
-    """Samples all, taking new ones in as rows become free."""
-    responses: dict[int, Response] = {}
-    waiting = list(enumerate(requests))
-    num_active = 0
-    while len(responses) < len(requests):
-        free = sampler.max_batch_size - num_active
-        sampler.add(waiting[:free])
-        num_active += len(waiting[:free])
-        waiting = waiting[free:]
-        finished = sampler.step()
-        num_active -= len(finished)
-        responses |= dict(finished)
-    return [responses[index] for index in range(len(requests))]
-
-
-class FakeSnapshot:
-    """A version made from a model's parameters."""
-
-    def __init__(self, version: int, model: LlamaForCausalLM, dtype: torch.dtype = torch.float32) -> None:
-        self.version = version
-        self._tensors = {name: p.detach().to(dtype) for name, p in model.named_parameters()}
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._tensors)
-
-    def tensor(self, name: str) -> np.ndarray:
-        tensor = self._tensors[name]
-        return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
-
-
-@torch.no_grad()
-def oracle_logprobs(model: LlamaForCausalLM, request: Request, response: Response) -> np.ndarray:
-    """Each response token's logprob from one plain pass without a cache, tempered and cut as the definition says."""
-    tokens = torch.tensor([request.prompt_tokens + response.tokens])
-    logits = model(input_ids=tokens, use_cache=False).logits[0, len(request.prompt_tokens) - 1 : -1].double()
-    probabilities = torch.softmax(logits / request.temperature, dim=-1)
-    ordered, indices = probabilities.sort(dim=-1, descending=True)
-    outside = (ordered.cumsum(-1) - ordered) >= request.top_p
-    ordered[outside & torch.tensor(request.top_p < 1)] = 0
-    kept = torch.zeros_like(probabilities).scatter(-1, indices, ordered)
-    drawn = kept[torch.arange(len(response.tokens)), torch.tensor(response.tokens)] / kept.sum(-1)
-    return drawn.log().numpy()
 
 
 def test_logprobs_equal_those_of_the_plain_model_while_rows_join_and_leave() -> None:
@@ -206,10 +145,10 @@ def test_bfloat16_weights_arrive_bit_for_bit() -> None:
 def test_weights_of_another_model_are_refused_and_the_old_ones_stay() -> None:
     sampler = make_sampler(make_model(0))
     snapshot = FakeSnapshot(3, make_model(9))
-    del snapshot._tensors["model.norm.weight"]
+    del snapshot.tensors["model.norm.weight"]
     with pytest.raises(WeightsError, match=r"model\.norm\.weight"):
         sampler.stage(snapshot)
-    snapshot._tensors["model.norm.weight"] = torch.ones(7)
+    snapshot.tensors["model.norm.weight"] = torch.ones(7)
     with pytest.raises(WeightsError, match=r"model\.norm\.weight is \(7,\)"):
         sampler.stage(snapshot)
     requests = make_requests(3)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_engine_transformers import FakeSnapshot, make_requests, oracle_logprobs, run
+from engine_oracle import FakeSnapshot, make_requests, oracle_logprobs, run
 from test_engine_transformers import make_model as make_sampled_model
 from torch.distributed.tensor import DTensor
 from trainer_harness import NUM_TOKENS, make_batch, make_model, make_run

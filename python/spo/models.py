@@ -107,6 +107,7 @@ def _make_tiny(config: Config, directory: Path) -> Path:
     from spo.tiny.reference import ReferenceSettings, make_reference
 
     logging.disable_progress_bar()
+    num_heads = config.tiny.num_heads or (5 if config.workers.engine == "vllm" else 4)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("making the tiny reference policy", total=config.tiny.steps)
         return make_reference(
@@ -114,7 +115,7 @@ def _make_tiny(config: Config, directory: Path) -> Path:
             config.seed,
             num_threads=config.tiny.torch_threads,
             progress=lambda step, _steps, _loss: progress.update(bar, completed=step),
-            settings=ReferenceSettings(num_steps=config.tiny.steps),
+            settings=ReferenceSettings(num_steps=config.tiny.steps, num_heads=num_heads),
         )
 
 

@@ -15,6 +15,7 @@ from spo.config.acting import (
     ProblemsConfig,
     SamplingConfig,
     ValuesConfig,
+    VllmConfig,
     WeightsConfig,
     WorkersConfig,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "TinyConfig",
     "TrainerConfig",
     "ValuesConfig",
+    "VllmConfig",
     "WeightsConfig",
     "WorkersConfig",
     "load_config",

@@ -73,8 +73,8 @@ class WorkersConfig(Section, frozen=True):
 
     num_workers: Count = 1
     """How many; 0 where all join from elsewhere by `spo worker`."""
-    engine: Literal["transformers", "fake"] = "transformers"
-    """What samples."""
+    engine: Literal["transformers", "vllm", "fake"] = "transformers"
+    """What samples; section `vllm` has the settings of vLLM alone."""
     max_batch_size: Positive = 64
     """Responses that one engine samples at once."""
     torch_threads: Positive = 1
@@ -85,6 +85,21 @@ class WorkersConfig(Section, frozen=True):
     """`auto` (a CUDA device where there is one), `cpu`, `cuda`, `cuda:1`, …"""
     max_restarts: Count = 5
     """How often workers may die in a run before it is given up."""
+
+
+class VllmConfig(Section, frozen=True):
+    """vLLM, where `workers.engine` is `vllm`."""
+
+    tensor_parallel_size: Positive = 1
+    """GPUs (or processes, on a CPU) that each worker's model is spread over."""
+    gpu_memory_utilization: PositiveShare = 0.9
+    """Share of each GPU's memory that vLLM takes."""
+    kv_cache_bytes: Count = 0
+    """Memory for keys and values; 0: what that share leaves, and 1 GiB on a CPU."""
+    max_model_len: Count = 0
+    """Most tokens of a prompt and its response; 0: as many as the model has positions."""
+    enforce_eager: bool = False
+    """Run the model without compiling it: starts sooner, samples slower. On a CPU always."""
 
 
 class JudgeConfig(Section, frozen=True):

@@ -152,5 +152,8 @@ class TinyConfig(Section, frozen=True):
 
     steps: Positive = 250
     """Supervised steps."""
+    num_heads: Literal[0, 2, 4, 5] = 0
+    """Attention heads, of 160 / `num_heads` dimensions. 0: 4, but 5 where `workers.engine` is `vllm`, whose kernels for
+    CPUs take no heads of 40."""
     torch_threads: Positive = 1
     """Torch threads while it is made; more gain little on so small a model, and lose much on a busy machine."""

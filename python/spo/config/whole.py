@@ -11,6 +11,7 @@ from spo.config.acting import (
     ProblemsConfig,
     SamplingConfig,
     ValuesConfig,
+    VllmConfig,
     WeightsConfig,
     WorkersConfig,
 )
@@ -58,6 +59,8 @@ class Config(Section, frozen=True):
     """Policy versions."""
     workers: WorkersConfig = WorkersConfig()
     """Rollout workers."""
+    vllm: VllmConfig = VllmConfig()
+    """vLLM."""
     judge: JudgeConfig = JudgeConfig()
     """The judge."""
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -101,7 +101,7 @@ class Engine(Protocol):
         """Switches to a newer version between two decode steps, all tensors or none; returns when it is done.
 
         Raises:
-            WeightsError: The snapshot does not fit the model; the old version stays.
+            WeightsError: The snapshot does not fit the model, or could not be applied; the old version stays.
             EngineError: The engine has failed or is closed.
         """
 
@@ -143,7 +143,11 @@ class Sampler(Protocol):
         """
 
     def switch(self, staged: Any) -> None:
-        """Makes a staged version the latest: quick, and all or nothing."""
+        """Makes a staged version the latest: quick, and all or nothing.
+
+        Raises:
+            WeightsError: It could not be applied; the version before it is in use still.
+        """
 
 
 def request_rng(seed: int) -> np.random.Generator:

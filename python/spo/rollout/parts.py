@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -60,10 +60,21 @@ def _choose_engine(config: Config, model_path: str) -> tuple[Codec, Callable[[],
         fake = FakeCodec()
         return fake, partial(FakeSampler, fake, batch_size)
     try:
-        from spo.rollout.transformers import load_sampler
+        load_sampler = _sampler_loader(config)
     except ImportError as error:
         raise ConfigError(
-            f"workers.engine: transformers cannot be used here ({error}); pip install 'spo-rl[train]'"
+            f"workers.engine: {config.workers.engine} cannot be used here ({error}); pip install 'spo-rl[train]'"
         ) from error
     codec = ModelCodec(model_path, tokenizer_fingerprint(Path(model_path)), config.problems.instruction)
     return codec, partial(load_sampler, config, model_path, codec.end_tokens)
+
+
+def _sampler_loader(config: Config) -> Callable[[Config, str, Sequence[int]], Sampler]:
+    if config.workers.engine == "vllm":
+        from spo.rollout import vllm_loading
+
+        vllm_loading.check_installed()
+        return vllm_loading.load_sampler
+    from spo.rollout import transformers
+
+    return transformers.load_sampler

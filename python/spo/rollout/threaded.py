@@ -18,7 +18,7 @@ from typing import Any
 
 import trio
 
-from spo.errors import EngineError
+from spo.errors import EngineError, WeightsError
 from spo.rollout.engine import Request, Response, Sampler, Snapshot, Statistics
 
 CLOSE_TIMEOUT_S = 10.0
@@ -53,7 +53,7 @@ class _Switch:
     """A staged version that waits for the current step to end."""
 
     staged: Any
-    error: BaseException | None = None
+    error: EngineError | WeightsError | None = None
     done: trio.Event = field(default_factory=trio.Event)
 
 
@@ -202,6 +202,8 @@ class ThreadedEngine:
     def _switch(self, switch: _Switch) -> None:
         try:
             self._sampler.switch(switch.staged)
+        except WeightsError as error:
+            switch.error = error
         except BaseException as error:
             switch.error = EngineError(f"the engine failed at a new version: {error}")
             raise

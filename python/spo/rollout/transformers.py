@@ -24,10 +24,11 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from spo.config import Config
-from spo.errors import ConfigError, WeightsError
+from spo.errors import ConfigError
 from spo.rollout.engine import Request, Response, Snapshot, request_rng
 from spo.rollout.kv_cache import SlotCache
 from spo.rollout.sampling import sample_tokens
+from spo.rollout.staging import check_fits, to_torch
 
 PREFILL_TOKENS = 8192
 """About so many prompt tokens, padding included, go through the model at once."""
@@ -122,20 +123,11 @@ class TransformersSampler:
 
     def stage(self, snapshot: Snapshot) -> StagedWeights:
         """Checks a version against the model and brings it to the model's device and dtype."""
-        if set(snapshot.names) != self._shapes.keys():
-            missing, extra = self._shapes.keys() - set(snapshot.names), set(snapshot.names) - self._shapes.keys()
-            raise WeightsError(
-                f"version {snapshot.version} is of another model: {len(missing)} parameters are missing "
-                f"({min(missing, default='none')}), {len(extra)} unknown ({min(extra, default='none')})"
-            )
-        tensors = {}
-        for name, shape in self._shapes.items():
-            tensor = _to_torch(snapshot.tensor(name))
-            if tensor.shape != shape:
-                raise WeightsError(
-                    f"version {snapshot.version}: {name} is {tuple(tensor.shape)}, in the model {tuple(shape)}"
-                )
-            tensors[name] = tensor.to(device=self._device, dtype=self._dtypes[name])
+        check_fits(snapshot, self._shapes)
+        tensors = {
+            name: to_torch(snapshot.tensor(name)).to(device=self._device, dtype=dtype, copy=True)
+            for name, dtype in self._dtypes.items()
+        }
         return StagedWeights(snapshot.version, tensors)
 
     def switch(self, staged: StagedWeights) -> None:
@@ -293,10 +285,3 @@ def _groups(prompts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
         group.append(prompt)
     if group:
         yield group
-
-
-def _to_torch(array: npt.NDArray[Any]) -> Tensor:
-    """A copy in torch's memory; uint16 holds bfloat16's bits."""
-    if array.dtype == np.uint16:
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(array.astype(np.float32, copy=True))
