@@ -51,14 +51,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from spo import compare, doctor, evaluate_cli, judge_cli, report, store_cli, train_cli
+    from spo import compare, doctor, evaluate_cli, judge_cli, report, store_cli, train_cli, values_cli
     from spo.problems import cli as problems_cli
     from spo.study import cli as study_cli
 
     parser = argparse.ArgumentParser(prog="spo", description="Soft Policy Optimization for language models.")
     parser.add_argument("--version", action="version", version=f"spo {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (train_cli, evaluate_cli, compare, report, study_cli, problems_cli, judge_cli, store_cli, doctor):
+    modules = (
+        *(train_cli, evaluate_cli, compare, report, study_cli),
+        *(problems_cli, values_cli, judge_cli, store_cli, doctor),
+    )
+    for module in modules:
         module.register(subparsers)
     return parser
 

@@ -109,11 +109,12 @@ def _worker_bytes(config: Config, shape: ModelShape) -> dict[str, int]:
 def render(config: Config, plan: Plan) -> str:
     """The plan for people."""
     names = " + ".join(f"{term.weight:g} {term.name}" for _, term in objective_terms(config.objective))
-    online = config.batch.online_fraction
+    online, annotated = config.batch.online_fraction, config.batch.annotated_fraction
+    mix = f"{online:.0%} online" + (f", {annotated:.0%} annotated" if annotated else "")
     lines = [
         f"Model       {config.model.path}, {plan.shape.parameters:,} parameters",
         f"Objective   {names}, β {config.objective.beta:.4g}",
-        f"Batch       {config.batch.num_trajectories} trajectories ({online:.0%} online), rows of "
+        f"Batch       {config.batch.num_trajectories} trajectories ({mix}), rows of "
         f"{config.batch.token_budget} tokens, {config.trainer.total_steps:,} steps",
         f"Optimiser   AdamW, {config.optimizer.warmup_steps} warm-up steps, then {config.optimizer.learning_rate:g}",
         f"Sampling    temperature {config.sampling.temperature_min:g} to {config.sampling.temperature_max:g}, top-p "

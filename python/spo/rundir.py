@@ -119,6 +119,11 @@ def default_run_dir(config: Config) -> str:
     return f"runs/{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
 
+def values_directory(config: Config, run_dir: Path) -> Path:
+    """Where the values for a run lie: what its settings say, else `values/` beside it."""
+    return Path(config.values.directory or run_dir.parent / "values").expanduser().absolute()
+
+
 def read_run(run_dir: Path) -> RunInfo:
     """Reads `run.json`.
 
@@ -199,7 +204,7 @@ def _absolute(config: Config, run_dir: Path) -> Config:
     model = config.model
     if Path(model.path).expanduser().exists():
         model = msgspec.structs.replace(model, path=str(Path(model.path).expanduser().absolute()))
-    values = Path(config.values.directory or run_dir.parent / "values").expanduser().absolute()
+    values = values_directory(config, run_dir)
     problems = msgspec.structs.replace(
         config.problems,
         train=tuple(_absolute_spec(spec) for spec in config.problems.train),

@@ -108,7 +108,12 @@ def check_input(arguments: Sequence[str]) -> Config:
     config, is_resumed = read_arguments(arguments)
     if not is_resumed and config.run_dir:
         check_free(Path(config.run_dir).expanduser().absolute())
-    locate_stores(config.experience.stores)
+    stores = locate_stores(config.experience.stores)
+    if config.batch.annotated_fraction > 0 and not stores and not config.experience.replay:
+        raise ConfigError(
+            "batch.annotated_fraction: the source `annotated` is found in experience.stores; name there a run or store "
+            "that `spo values pivotal` has searched"
+        )
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"training needs {' and '.join(missing)}; install them by: pip install 'spo-rl[train]'")

@@ -15,6 +15,8 @@ import msgspec
 from spo.errors import ConfigError
 from spo.files import replace_file
 
+KEY_FILE = "key.json"
+COUNTS_FILE = "counts.json"
 Z_95 = 1.959963984540054
 """Half-width of a two-sided 95% interval in standard deviations of the normal distribution."""
 
@@ -53,7 +55,7 @@ class ValuesKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 for field in differing
             )
             raise ConfigError(
-                f"{where}: the counts were taken under another key ({details}); "
+                f"{where}: the counts were taken under another key, {found.digest} and not {self.digest} ({details}); "
                 "give this run another values directory, or the same settings"
             )
 
@@ -74,9 +76,16 @@ class ProblemCounts(msgspec.Struct, frozen=True):
             raise ValueError(f"successes must be in 0..{self.num_samples} (num_samples), got {self.successes}")
 
 
+class _CountsRow(msgspec.Struct, forbid_unknown_fields=True):
+    successes: int
+    num_samples: int
+    success_interval: tuple[float, float] = (0.0, 1.0)
+    """95%; for people."""
+
+
 class _CountsFile(msgspec.Struct, forbid_unknown_fields=True):
     key: ValuesKey
-    counts: dict[str, ProblemCounts]
+    counts: dict[str, _CountsRow]
     version: int = 1
 
 
@@ -129,24 +138,71 @@ class ValueCounts:
 
     def save(self, path: Path) -> None:
         """Write the counts to `path`, whole or not at all, and durably."""
-        content = msgspec.json.encode(_CountsFile(self.key, self._counts), order="sorted")
+        rows = {
+            problem_id: _CountsRow(one.successes, one.num_samples, success_interval(one.successes, one.num_samples))
+            for problem_id, one in self._counts.items()
+        }
+        content = msgspec.json.encode(_CountsFile(self.key, rows), order="sorted")
         replace_file(path, msgspec.json.format(content, indent=1) + b"\n")
 
     @classmethod
-    def load(cls, path: Path, key: ValuesKey) -> "ValueCounts":
-        """Read the counts at `path`; there are none if the file does not exist.
+    def load(cls, path: Path, key: ValuesKey | None = None) -> "ValueCounts":
+        """Read the counts at `path`; with a key, there are none if the file does not exist.
+
+        Args:
+            path: The file.
+            key: What they must depend on; None where any will do.
 
         Raises:
-            ConfigError: The file is damaged, or its counts were taken under another key.
+            ConfigError: The file is damaged, its counts were taken under another key, or it must exist and does not.
         """
         try:
             content = msgspec.json.decode(path.read_bytes(), type=_CountsFile)
+            counts = {id: ProblemCounts(row.successes, row.num_samples) for id, row in content.counts.items()}
         except FileNotFoundError:
+            if key is None:
+                raise ConfigError(f"{path}: there is no such file; is this a directory of values?") from None
             return cls(key)
         except (msgspec.DecodeError, ValueError) as error:
             raise ConfigError(f"{path}: not a counts file ({error}); remove it to count again") from None
-        key.require_equal(content.key, str(path))
-        return cls(key, content.counts)
+        if key is not None:
+            key.require_equal(content.key, str(path))
+        return cls(content.key, counts)
+
+
+def open_directory(directory: Path, key: ValuesKey) -> Path:
+    """The folder for the values of a key, made if there is none: `directory` itself if it is one, else one in it.
+
+    Raises:
+        ConfigError: The folder has the values of another key; the text shows both.
+        OSError: It cannot be made.
+    """
+    folder = directory if (directory / KEY_FILE).is_file() else directory / key.digest
+    if (folder / KEY_FILE).is_file():
+        key.require_equal(read_key(folder), str(folder))
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / KEY_FILE, msgspec.json.format(msgspec.json.encode(key)) + b"\n")
+    return folder
+
+
+def key_folders(directory: Path) -> list[Path]:
+    """The folders of values at or in a directory, one a key."""
+    if (directory / KEY_FILE).is_file():
+        return [directory]
+    return sorted(path.parent for path in directory.glob(f"*/{KEY_FILE}"))
+
+
+def read_key(folder: Path) -> ValuesKey:
+    """The key of a folder of values.
+
+    Raises:
+        ConfigError: Its file is damaged.
+    """
+    try:
+        return msgspec.json.decode((folder / KEY_FILE).read_bytes(), type=ValuesKey)
+    except (msgspec.DecodeError, OSError) as error:
+        raise ConfigError(f"{folder / KEY_FILE}: not a key of values ({error}); remove the folder") from None
 
 
 def initial_value(successes: int, num_samples: int, beta: float) -> float:

@@ -29,6 +29,8 @@ class ValuesConfig(Section, frozen=True):
 
     num_samples: Positive = 800
     """Responses sampled from the reference for each training problem (temperature 1, no truncation)."""
+    interval_width: Share = 0.0
+    """A problem gets no more once the 95% interval of its success rate is no wider than this; 0: it gets all."""
     directory: str = ""
     """Where counts and samples are kept for later runs; empty: `values/` beside the run directory."""
 

@@ -97,6 +97,9 @@ class BatchConfig(Section, frozen=True):
     """Trajectories a step, over all ranks."""
     online_fraction: Share = 1.0
     """Share of them that is drawn from fresh samples; the rest is drawn from `offline` (Sec. 3.2)."""
+    annotated_fraction: Share = 0.0
+    """Share of them that is drawn from what Pivotal Token Search left in `experience.stores` (Sec. 5), and not from
+    `offline` then: the source `annotated`."""
     token_budget: Positive = 4096
     """Tokens in a row; trajectories are packed into rows, and none is split. Longer ones cannot be trained on."""
     rows_per_forward: Positive = 1
@@ -127,6 +130,9 @@ class ExperienceConfig(Section, frozen=True):
     offline trajectories of this run. They are read where they lie, not copied."""
     accepted_only: bool = False
     """Take only their accepted trajectories."""
+    annotated: Literal["targets", "rollouts"] = "targets"
+    """What the source `annotated` is: the searched trajectories, with their counts for `mc_q`; or, to tell what the
+    counts are good for, the search's own rollouts instead."""
     replay: str = ""
     """A run directory: every batch is what it was in that run, from its store and its log. `spo train --replay` sets it
     and all that must agree."""

@@ -30,6 +30,11 @@ def check_together(config: Config) -> None:
             f"batch.token_budget ({config.batch.token_budget}) must exceed sampling.max_new_tokens "
             f"({sampling.max_new_tokens}) by the longest prompt; raise the one or lower the other"
         )
+    if config.batch.online_fraction + config.batch.annotated_fraction > 1:
+        raise ConfigError(
+            f"batch.online_fraction ({config.batch.online_fraction}) and batch.annotated_fraction "
+            f"({config.batch.annotated_fraction}) are more than the whole batch; lower one"
+        )
     _check_curriculum(config.curriculum)
     if config.replay.max_staleness < config.weights.model_update_interval:
         raise ConfigError(

@@ -22,7 +22,7 @@ from spo.errors import ConfigError, RunFailed
 from spo.jsonl import Journal
 from spo.orchestrator.admission import must_wait
 from spo.orchestrator.dispatch import Dispatcher
-from spo.orchestrator.experience import OFFLINE, ONLINE, Experience, per_step
+from spo.orchestrator.experience import ANNOTATED, OFFLINE, ONLINE, Experience, per_step
 from spo.orchestrator.extras import Extras, extras_of
 from spo.orchestrator.online import OnlineSource
 from spo.orchestrator.replayed import ReplayedRun
@@ -139,6 +139,13 @@ class Batches:
                 f"step, but experience.stores and the reference's {self._config.values.num_samples} samples a problem "
                 f"gave {there} different ones; set batch.online_fraction=1, raise values.num_samples, name further "
                 "experience.stores, or train on easier problems"
+            )
+        wanted, there = per_step(self._config, ANNOTATED), self._experience.available(step).get(ANNOTATED, 0)
+        if there < wanted:
+            raise RunFailed(
+                f"batch.annotated_fraction={self._config.batch.annotated_fraction} asks for {wanted} annotated "
+                f"trajectories a step, but experience.stores gave {there} different ones; search more by "
+                "`spo values pivotal`, or lower batch.annotated_fraction"
             )
 
     def notify(self) -> None:
@@ -305,8 +312,8 @@ class Batches:
         if self._must_wait(step):
             self.waiting_for = "a rollout on its way would be too old when its turn comes"
             return False
-        available = self._experience.available(step - 1)
-        short = [source for source in (ONLINE, OFFLINE) if available.get(source, 0) < per_step(self._config, source)]
+        available, sources = self._experience.available(step - 1), (ONLINE, OFFLINE, ANNOTATED)
+        short = [source for source in sources if available.get(source, 0) < per_step(self._config, source)]
         if short:
             wanted = per_step(self._config, short[0])
             self.waiting_for = f"{available.get(short[0], 0)} of {wanted} {short[0]} trajectories"

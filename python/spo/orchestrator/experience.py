@@ -25,6 +25,10 @@ from spo.store import Trajectory, TrajectoryStore
 
 ONLINE = "online"
 OFFLINE = "offline"
+ANNOTATED = "annotated"
+"""What Pivotal Token Search left in earlier stores, as a source of its own (Sec. 5)."""
+PIVOTAL = "pivotal"
+"""Source of the search's continuations in those stores."""
 _READ_AT_ONCE = 1024
 """Trajectories decoded in one call when the store is gone through."""
 
@@ -116,10 +120,15 @@ class Experience:
         if wanted:
             self._buffer.add(wanted, [ids[trajectory.content_hash] for trajectory in wanted])
 
-    def add_earlier(self, stores: Sequence[Path], wants: Callable[[Trajectory], bool]) -> set[bytes]:
-        """Attaches earlier stores and adds to the offline pool what is wanted of them, each content once.
+    def add_earlier(self, stores: Sequence[Path], pool_of: Callable[[Trajectory], str | None]) -> set[bytes]:
+        """Attaches earlier stores and fills the pools with what is wanted of them, each content once.
 
-        Reads all of them once: call it in a thread.
+        Reads all of them once: call it in a thread. Of trajectories of the same content the first is taken, but one for
+        the annotated pool before any other.
+
+        Args:
+            stores: Where they lie.
+            pool_of: The pool of a trajectory, None for none.
 
         Returns:
             The content hashes of what was added.
@@ -131,11 +140,15 @@ class Experience:
             self._store.attach(store)
         everything = self._store.scan()
         own = set(self._store.own(everything))
-        chosen: dict[bytes, int] = {}
+        chosen: dict[bytes, tuple[str, int]] = {}
         for id, trajectory in read_all(self._store, [id for id in everything if id not in own]):
-            if trajectory.num_tokens <= self._token_budget and self._trains_on(trajectory) and wants(trajectory):
-                chosen.setdefault(trajectory.content_hash, id)
-        self._buffer.add_stored(chosen.values(), OFFLINE)
+            if trajectory.num_tokens > self._token_budget or not self._trains_on(trajectory):
+                continue
+            pool, content = pool_of(trajectory), trajectory.content_hash
+            if pool is not None and (content not in chosen or (chosen[content][0] != pool == ANNOTATED)):
+                chosen[content] = pool, id
+        for pool in (OFFLINE, ANNOTATED):
+            self._buffer.add_stored([id for name, id in chosen.values() if name == pool], pool)
         log.info("%d of %d trajectories of earlier runs are used", len(chosen), len(everything) - len(own))
         return set(chosen)
 
@@ -275,8 +288,19 @@ class Experience:
 
 def mix_of(config: Config) -> dict[str, float]:
     """The proportions of the sources in a batch."""
-    online = config.batch.online_fraction
-    return {source: share for source, share in ((ONLINE, online), (OFFLINE, 1 - online)) if share > 0}
+    online, annotated = config.batch.online_fraction, config.batch.annotated_fraction
+    shares = {ONLINE: online, OFFLINE: max(0.0, round(1 - online - annotated, 9)), ANNOTATED: annotated}
+    return {source: share for source, share in shares.items() if share > 0}
+
+
+def pool_of(config: Config, trajectory: Trajectory) -> str | None:
+    """The pool that a trajectory of an earlier store goes to; None for none."""
+    if config.batch.annotated_fraction == 0:
+        return OFFLINE
+    wants_rollouts = config.experience.annotated == "rollouts"
+    if trajectory.source == PIVOTAL:
+        return ANNOTATED if wants_rollouts else None
+    return OFFLINE if wants_rollouts or trajectory.mc_successes is None else ANNOTATED
 
 
 def per_step(config: Config, source: str) -> int:

@@ -21,7 +21,7 @@ from spo.earlier import locate_stores, values_directories
 from spo.errors import RunFailed
 from spo.jsonl import read_lineage
 from spo.orchestrator.evaluation import EVALUATION, FINAL_ROUND, REFERENCE_ROUND, ROUND_KEY, Policy, Round
-from spo.orchestrator.experience import OFFLINE, ONLINE, mix_of
+from spo.orchestrator.experience import ONLINE, mix_of, pool_of
 from spo.orchestrator.parts import Parts
 from spo.orchestrator.prompts import leave_out_long_prompts
 from spo.orchestrator.state import decode_state
@@ -124,7 +124,7 @@ class Phases:
         stored = await trio.to_thread.run_sync(parts.experience.restore, state.experience if state else None)
         await self._begin_curriculum(self.values)
         parts.online.restore(state.online if state else None, stored)
-        if state is None and OFFLINE in mix_of(self._config):
+        if state is None and mix_of(self._config).keys() - {ONLINE}:
             await self._add_offline(self.values)
         parts.batches.begin(step, self.values.initial_values(), earlier)
         parts.online.enabled = True
@@ -137,18 +137,19 @@ class Phases:
         await trio.to_thread.run_sync(parts.curriculum.begin, parts.training_problems.infos, values.counts(), history)
 
     async def _add_offline(self, values: ValueEstimation) -> None:
-        """Fills the offline pool: with what earlier runs left, and the reference's accepted samples."""
+        """Fills the pools with what earlier runs left, and the offline one with the reference's accepted samples."""
         experience, settings = self._parts.experience, self._config.experience
         problems = set(self._parts.training_problems.ids)
 
-        def wants(item: Trajectory) -> bool:
+        def pool(item: Trajectory) -> str | None:
             accepted = item.reward == ACCEPTED_REWARD or not settings.accepted_only
-            return accepted and item.source != EVALUATION and item.problem_id in problems
+            wanted = accepted and item.source != EVALUATION and item.problem_id in problems
+            return pool_of(self._config, item) if wanted else None
 
         known: set[bytes] = set()
         if settings.stores:
             paths = [earlier.store for earlier in locate_stores(settings.stores)]
-            known = await trio.to_thread.run_sync(experience.add_earlier, paths, wants)
+            known = await trio.to_thread.run_sync(experience.add_earlier, paths, pool)
         experience.add_offline(await trio.to_thread.run_sync(values.accepted), known)
 
     def _mark_resumed(self, step: int) -> ConsumptionLog | None:

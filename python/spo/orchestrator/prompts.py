@@ -8,12 +8,15 @@ them, and a benchmark has all its problems.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
+from spo.config import Config
 from spo.errors import RunFailed
 from spo.files import replace_file
 from spo.orchestrator.parts import Parts
+from spo.problems import Problem, Problems
 from spo.rundir import PROBLEMS_FILE
 
 _PROBLEMS_AT_ONCE = 64
@@ -28,41 +31,55 @@ async def leave_out_long_prompts(parts: Parts) -> None:
     Raises:
         RunFailed: None would be left.
     """
-    sampling, batch = parts.config.sampling, parts.config.batch
-    lengths = await _measure(parts)
-    most = batch.token_budget - sampling.max_new_tokens
-    too_long = {problem_id: length for problem_id, length in lengths.items() if length > most}
-    if len(too_long) == len(lengths):
-        shortest = min(too_long.values())
-        raise RunFailed(
-            f"all {len(lengths)} training problems are too long: the shortest prompt of {shortest} tokens and "
-            f"sampling.max_new_tokens={sampling.max_new_tokens} exceed batch.token_budget={batch.token_budget}; "
-            f"set batch.token_budget={shortest + sampling.max_new_tokens} or more, or lower sampling.max_new_tokens"
-        )
-    if too_long:
-        shown = ", ".join(f"{problem_id} ({length} tokens)" for problem_id, length in list(too_long.items())[:_SHOWN])
-        log.warning(
-            "%d of %d training problems are left out: prompts of more than %d tokens do not fit batch.token_budget=%d "
-            "with sampling.max_new_tokens=%d: %s%s (all are in %s)",
-            *(len(too_long), len(lengths), most, batch.token_budget, sampling.max_new_tokens),
-            *(shown, ", …" if len(too_long) > _SHOWN else "", PROBLEMS_FILE),
-        )
+    too_long = await long_prompts(parts.config, parts.training_problems, parts.workers.prompt_lengths)
     parts.leave_out(too_long)
     content = {
         "train": len(parts.training_problems),
         "evaluation": len(parts.held_out_problems),
-        "max_prompt_tokens": most,
+        "max_prompt_tokens": _most_tokens(parts.config),
         "too_long": too_long,
         "left_out": parts.left_out,
     }
     replace_file(parts.run_dir / PROBLEMS_FILE, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
 
 
-async def _measure(parts: Parts) -> dict[str, int]:
-    """Tokens of each training problem's prompt, by id."""
+async def long_prompts(
+    config: Config, problems: Problems, prompt_lengths: Callable[[Sequence[Problem]], Awaitable[list[int]]]
+) -> dict[str, int]:
+    """Which problems leave no room for a response, with the tokens of their prompts.
+
+    Args:
+        config: The settings.
+        problems: Training problems.
+        prompt_lengths: Has a worker measure prompts.
+
+    Raises:
+        RunFailed: All of them.
+    """
     lengths: dict[str, int] = {}
-    for start in range(0, len(parts.training_problems), _PROBLEMS_AT_ONCE):
-        group = parts.training_problems[start : start + _PROBLEMS_AT_ONCE]
-        measured = await parts.workers.prompt_lengths(list(group.heads()))
-        lengths.update(zip(group.ids, measured, strict=True))
-    return lengths
+    for start in range(0, len(problems), _PROBLEMS_AT_ONCE):
+        group = problems[start : start + _PROBLEMS_AT_ONCE]
+        lengths.update(zip(group.ids, await prompt_lengths(list(group.heads())), strict=True))
+    most, max_new_tokens = _most_tokens(config), config.sampling.max_new_tokens
+    too_long = {problem_id: length for problem_id, length in lengths.items() if length > most}
+    if len(too_long) == len(lengths):
+        shortest = min(too_long.values())
+        raise RunFailed(
+            f"all {len(lengths)} training problems are too long: the shortest prompt of {shortest} tokens and "
+            f"sampling.max_new_tokens={max_new_tokens} exceed batch.token_budget={config.batch.token_budget}; "
+            f"set batch.token_budget={shortest + max_new_tokens} or more, or lower sampling.max_new_tokens"
+        )
+    if too_long:
+        shown = ", ".join(f"{problem_id} ({length} tokens)" for problem_id, length in list(too_long.items())[:_SHOWN])
+        log.warning(
+            "%d of %d training problems are left out: prompts of more than %d tokens do not fit batch.token_budget=%d "
+            "with sampling.max_new_tokens=%d: %s%s (a run has all in %s)",
+            *(len(too_long), len(lengths), most, config.batch.token_budget, max_new_tokens),
+            *(shown, ", …" if len(too_long) > _SHOWN else "", PROBLEMS_FILE),
+        )
+    return too_long
+
+
+def _most_tokens(config: Config) -> int:
+    """Tokens that a training problem's prompt may have."""
+    return config.batch.token_budget - config.sampling.max_new_tokens

@@ -254,6 +254,7 @@ async def sampling_session(
     try:
         with contextlib.ExitStack() as stack:
             folder = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spo-session-")))
+            stack.callback((folder / ADDRESS_FILE).unlink, missing_ok=True)
             session = SamplingSession(config, model, problems, folder)
             async with trio.open_nursery() as services:
                 await session.start(services)

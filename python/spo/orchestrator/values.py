@@ -8,7 +8,6 @@ are not repeated. The accepted ones among them are the offline part of the batch
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import deque
 from collections.abc import Sequence
@@ -19,22 +18,23 @@ import trio
 
 from spo.config import Config
 from spo.errors import RunFailed
-from spo.files import replace_file
 from spo.orchestrator.dispatch import split
 from spo.orchestrator.experience import OFFLINE, read_all, relabelled
 from spo.orchestrator.schedule import derive_seed
+from spo.orchestrator.tally import Tally
 from spo.problems import Problem, infos_of, suite_hash
 from spo.reward import ACCEPTED_REWARD
 from spo.rundir import ModelInfo
 from spo.store import Trajectory, TrajectoryStore
 from spo.types import Work
-from spo.values import ProblemCounts, ValueCounts, ValuesKey
+from spo.values import COUNTS_FILE, ValueCounts, ValuesKey, key_folders, open_directory, read_key
 
 REFERENCE = "reference"
 INDEX_KEY = "index"
 """Metadata of a reference trajectory: which sample of its problem it is."""
 MAX_RESPONSES_PER_WORK = 16
 _SAVE_INTERVAL_S = 5.0
+_READ_AT_ONCE = 4096
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ def stored_key(
     wanted = values_key(config, model, "", problems)
     found: list[tuple[Path, ValuesKey]] = []
     for directory in directories:
-        for path in sorted(directory.glob("*/key.json")):
-            key = msgspec.json.decode(path.read_bytes(), type=ValuesKey)
+        for path in key_folders(directory):
+            key = read_key(path)
             if msgspec.structs.replace(key, prompt_template="") == wanted and all(key != other for _, other in found):
                 found.append((directory, key))
     if len(found) != 1:
@@ -89,28 +89,6 @@ def stored_key(
             "sampled by workers.num_workers=1"
         )
     return found[0]
-
-
-class _Tally:
-    """The samples of one problem: which indices are stored, which are due."""
-
-    def __init__(self, num_samples: int) -> None:
-        self.num_samples = num_samples
-        self.stored: dict[int, tuple[int, float]] = {}
-        """Store id and reward by index."""
-        self.due: deque[int] = deque()
-        self.next_index = 0
-
-    def plan(self) -> None:
-        """Finds the indices that are due, after `stored` has been filled in."""
-        missing = self.num_samples - len(self.stored)
-        free = (index for index in itertools.count() if index not in self.stored)
-        self.due.extend(itertools.islice(free, max(0, missing)))
-        self.next_index = max([self.num_samples - 1, *self.stored, *self.due]) + 1
-
-    def counted(self) -> list[tuple[int, float]]:
-        """Store ids and rewards of the first `num_samples` stored samples."""
-        return [self.stored[index] for index in sorted(self.stored)[: self.num_samples]]
 
 
 class ValueEstimation:
@@ -129,11 +107,13 @@ class ValueEstimation:
     def __init__(self, config: Config, key: ValuesKey, problems: Sequence[Problem], tokenizer: str) -> None:
         self._config = config
         self._key = key
-        self._directory = Path(config.values.directory) / key.digest
-        self._directory.mkdir(parents=True, exist_ok=True)
-        replace_file(self._directory / "key.json", msgspec.json.format(msgspec.json.encode(key)) + b"\n")
-        self._store = TrajectoryStore.open(self._directory / "store", mode="a", tokenizer=tokenizer)
-        self._tallies = {info.id: _Tally(config.values.num_samples) for info in infos_of(problems)}
+        self.directory = open_directory(Path(config.values.directory), key)
+        """Where key, samples and counts lie."""
+        self._store = TrajectoryStore.open(self.directory / "store", mode="a", tokenizer=tokenizer)
+        settings = config.values
+        self._tallies = {info.id: Tally(settings.num_samples, settings.interval_width) for info in infos_of(problems)}
+        self._num_open = len(self._tallies)
+        """Problems that lack samples."""
         self._index_of: dict[int, int] = {}
         """Indices on their way, by seed."""
         self._turn: deque[str] = deque()
@@ -143,30 +123,35 @@ class ValueEstimation:
 
     def scan(self) -> None:
         """Takes in what is stored already and plans the rest; may take a while: call it in a thread."""
-        for id, trajectory in read_all(self._store, self._store.scan(source=REFERENCE)):
-            tally = self._tallies.get(trajectory.problem_id)
-            index = int(trajectory.metadata[INDEX_KEY])
-            if tally is not None and trajectory.seed == self._seed(trajectory.problem_id, index):
-                tally.stored.setdefault(index, (id, trajectory.reward))
+        ids = self._store.scan(source=REFERENCE)
+        for start in range(0, len(ids), _READ_AT_ONCE):
+            part = ids[start : start + _READ_AT_ONCE]
+            columns = self._store.read_many(part, ["problem_id", "metadata", "reward", "seed"])
+            for id, problem_id, metadata, reward, seed in zip(part, *columns.values(), strict=True):
+                tally = self._tallies.get(problem_id)
+                index = int(metadata[INDEX_KEY])
+                if tally is not None and seed == self._seed(problem_id, index):
+                    tally.add(index, id, reward == ACCEPTED_REWARD)
         for tally in self._tallies.values():
             tally.plan()
         self._turn = deque(problem_id for problem_id, tally in self._tallies.items() if tally.due)
+        self._num_open = sum(not tally.is_complete for tally in self._tallies.values())
         self.num_reused = self.num_done
 
     def check_finished(self) -> None:
         """Sets `finished` if nothing is missing."""
-        if self.num_done == self.num_wanted:
+        if self._num_open == 0:
             self.finished.set()
 
     @property
     def num_wanted(self) -> int:
-        """Samples of all problems together."""
-        return len(self._tallies) * self._config.values.num_samples
+        """Samples of all problems together, as far as is known."""
+        return sum(tally.wanted for tally in self._tallies.values())
 
     @property
     def num_done(self) -> int:
         """Of these, stored."""
-        return sum(min(len(tally.stored), tally.num_samples) for tally in self._tallies.values())
+        return sum(tally.num_done for tally in self._tallies.values())
 
     def take(self, limit: int) -> Work | None:
         """Some more samples of one problem."""
@@ -174,7 +159,7 @@ class ValueEstimation:
             return None
         problem_id = self._turn[0]
         tally = self._tallies[problem_id]
-        indices = [tally.due.popleft() for _ in range(split(len(tally.due), limit, MAX_RESPONSES_PER_WORK))]
+        indices = tally.hand_out(split(len(tally.due), limit, MAX_RESPONSES_PER_WORK))
         if not tally.due:
             self._turn.popleft()
         seeds = [self._seed(problem_id, index) for index in indices]
@@ -203,25 +188,21 @@ class ValueEstimation:
             ids = self._store.append(labelled) if labelled else []
         except OSError as error:
             raise RunFailed(
-                f"{self._directory} cannot be written ({error}); make room there, or set values.directory"
+                f"{self.directory} cannot be written ({error}); make room there, or set values.directory"
             ) from None
         for id, trajectory in zip(ids, labelled, strict=True):
-            tally.stored[indices[trajectory.seed]] = (id, trajectory.reward)
-        if num_excluded:
-            had_due = bool(tally.due)
-            tally.due.extend(range(tally.next_index, tally.next_index + num_excluded))
-            tally.next_index += num_excluded
-            if not had_due:
-                self._turn.append(work.problem_id)
+            tally.add(indices[trajectory.seed], id, trajectory.reward == ACCEPTED_REWARD)
+        tally.came_back(len(trajectories) + num_excluded)
+        had_due = bool(tally.due)
+        tally.plan()
+        if tally.due and not had_due:
+            self._turn.append(work.problem_id)
+        self._num_open -= tally.is_complete
         self.check_finished()
 
     def counts(self) -> ValueCounts:
         """The counts so far."""
-        counts = {}
-        for problem_id, tally in self._tallies.items():
-            rewards = [reward for _, reward in tally.counted()]
-            counts[problem_id] = ProblemCounts(rewards.count(ACCEPTED_REWARD), len(rewards))
-        return ValueCounts(self._key, counts)
+        return ValueCounts(self._key, {problem_id: tally.counts() for problem_id, tally in self._tallies.items()})
 
     def initial_values(self) -> dict[str, float]:
         """Q̂_0 of every problem."""
@@ -229,7 +210,7 @@ class ValueEstimation:
 
     def accepted(self) -> list[Trajectory]:
         """The accepted samples, one of each content, as offline trajectories; in an order that never changes."""
-        ids = [id for tally in self._tallies.values() for id, reward in tally.counted() if reward == ACCEPTED_REWARD]
+        ids = [id for tally in self._tallies.values() for id in tally.accepted()]
         unique: dict[bytes, Trajectory] = {}
         for _, item in read_all(self._store, ids):
             unique.setdefault(item.content_hash, item)
@@ -249,7 +230,7 @@ class ValueEstimation:
 
     def _save(self) -> None:
         self._store.commit()
-        self.counts().save(self._directory / "counts.json")
+        self.counts().save(self.directory / COUNTS_FILE)
 
     def _seed(self, problem_id: str, index: int) -> int:
         return derive_seed(self._key.digest, problem_id, index)
