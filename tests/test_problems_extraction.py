@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spo.problems import extract_code
+from spo.problems import extract_code, fenced
 
 FENCED = "Sure:\n```python\nprint(1)\n```\nThat is all.\n"
 
@@ -27,6 +27,11 @@ def test_code_in_a_fence_comes_back_as_it_was(lines: list[str], tag: str, fence:
 def test_code_without_a_fence_comes_back_as_it_was(lines: list[str]) -> None:
     code = "\n".join(lines) + "\n"
     assert extract_code(code) == code
+
+
+@given(st.text(alphabet="`~ \n\r\tab:py#", max_size=60).filter(str.strip))
+def test_a_program_comes_back_from_the_response_that_it_is_written_as(code: str) -> None:
+    assert extract_code(fenced(code)) == code.replace("\r\n", "\n").rstrip() + "\n"
 
 
 @given(st.text(alphabet="`~ \n\tab:py", max_size=60))

@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parses, and takes `section.field=value` behind an option too, which argparse by itself does not."""
+    """Parses, and takes problems and settings behind an option too, which argparse by itself does not."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and not (hasattr(options, "settings") and all("=" in word and word[0] != "-" for word in rest)):
+    if rest and not (hasattr(options, "settings") and not any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.settings = [*options.settings, *rest]
@@ -52,17 +52,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     from spo import compare, doctor, evaluate_cli, judge_cli, report, store_cli, train_cli, values_cli
+    from spo.collect import cli as collect_cli
     from spo.problems import cli as problems_cli
     from spo.study import cli as study_cli
 
     parser = argparse.ArgumentParser(prog="spo", description="Soft Policy Optimization for language models.")
     parser.add_argument("--version", action="version", version=f"spo {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    modules = (
-        *(train_cli, evaluate_cli, compare, report, study_cli),
-        *(problems_cli, values_cli, judge_cli, store_cli, doctor),
-    )
-    for module in modules:
+    runs = (train_cli, values_cli, collect_cli, evaluate_cli, compare, report, study_cli)
+    for module in (*runs, problems_cli, judge_cli, store_cli, doctor):
         module.register(subparsers)
     return parser
 

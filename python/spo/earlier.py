@@ -36,14 +36,19 @@ def locate_stores(names: Sequence[str]) -> list[EarlierStore]:
     for name in names:
         path = Path(name).expanduser().absolute()
         run_dir = next((folder for folder in (path, path.parent) if (folder / "config.toml").is_file()), None)
-        store = path if (path / _STORE_FILE).is_file() else path / "store"
-        if not (store / _STORE_FILE).is_file():
+        store = find_store(path)
+        if store is None:
             raise ConfigError(
                 f"experience.stores: {name} is neither a run directory nor a trajectory store (no {_STORE_FILE} in "
                 "it); name the directory of an earlier run"
             )
         found.append(EarlierStore(store, run_dir))
     return found
+
+
+def find_store(path: Path) -> Path | None:
+    """The store that a path means: itself, or that of the run or collection in it; None where there is none."""
+    return next((folder for folder in (path, path / "store") if (folder / _STORE_FILE).is_file()), None)
 
 
 def values_directories(config: Config) -> list[Path]:

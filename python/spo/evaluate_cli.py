@@ -1,8 +1,8 @@
 """`spo evaluate`: a policy on held-out problems, sampled and judged in this process, without a run.
 
-The policy is a model folder, a run directory (its final policy) or one of a run's checkpoints. Settings are those of
-the run, if it is of one, else the defaults: 20 samples a problem, temperature 0.4, top-p 0.95 (Sec. 5). Engine, judge
-and prompts are a rollout worker's; the estimates are `spo.evaluate`'s.
+What a policy may be, and which settings go with it, is `spo.policies`' to say; the defaults are 20 samples a problem,
+temperature 0.4, top-p 0.95 (Sec. 5). Engine, judge and prompts are a rollout worker's; the estimates are
+`spo.evaluate`'s.
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from spo.config import Config, load_config
+from spo.config import Config
 from spo.errors import ConfigError
 from spo.evaluate import EvaluationResult, EvaluationSample, evaluate
+from spo.policies import find_policy, settings_of
 from spo.problems import Problem, load_problems
-from spo.rundir import POLICY_DIR, read_model
 
 if TYPE_CHECKING:
     from spo.rollout.worker import Parts
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-CONFIG_FILE = "config.toml"
-MODEL_CONFIG = "config.json"
 
 
 def register(subparsers: Subparsers) -> None:
@@ -40,7 +37,7 @@ def register(subparsers: Subparsers) -> None:
         description="Samples a policy's answers to problems, judges them and prints pass@k.",
     )
     parser.add_argument(
-        "policy", type=Path, metavar="POLICY", help="model folder, run directory or checkpoint of a run"
+        "policy", metavar="POLICY", help="model folder, run directory, checkpoint of a run, hub id or preset"
     )
     parser.add_argument(
         "settings", nargs="*", metavar="PROBLEMS | section.field=value", help="problem specs, and settings to change"
@@ -50,52 +47,24 @@ def register(subparsers: Subparsers) -> None:
 
 
 def _run_command(options: argparse.Namespace) -> int:
-    path = options.policy.expanduser().absolute()
-    run_dir = _run_of(path)
     specs = [word for word in options.settings if "=" not in word]
     overrides = [word for word in options.settings if "=" in word]
-    config = load_config(str(run_dir / CONFIG_FILE) if run_dir else None, overrides)
+    config = settings_of(options.policy, overrides)
     specs = specs or list(config.problems.evaluation)
     if not specs:
         raise ConfigError("which problems? name some, such as: spo evaluate POLICY builtin:easy")
     problems = load_problems(specs, config.seed)
     with tempfile.TemporaryDirectory(prefix="spo-evaluate-") as folder:
-        samples = trio.run(_sample, config, str(_model_folder(path, run_dir, Path(folder))), problems)
+        policy = find_policy(options.policy, overrides, Path(folder), Path(folder))
+        samples = trio.run(_sample, config, str(policy.path), problems)
     try:
         result = evaluate(samples, config.evaluation.ks, config.seed)
     except ValueError as error:
         raise ConfigError(f"evaluation: {error}") from None
     num_excluded = len(problems) * config.evaluation.num_samples - len(samples)
-    report = {"policy": str(options.policy), **result.as_report(), "num_excluded": num_excluded}
+    report = {"policy": options.policy, **result.as_report(), "num_excluded": num_excluded}
     print(msgspec.json.encode(report).decode() if options.json else _table(config, result, num_excluded))
     return 0
-
-
-def _run_of(path: Path) -> Path | None:
-    """The run that a policy is of, if it lies in one."""
-    return next(
-        (folder for folder in (path, path.parent, path.parent.parent) if (folder / CONFIG_FILE).is_file()), None
-    )
-
-
-def _model_folder(path: Path, run_dir: Path | None, scratch: Path) -> Path:
-    """The policy in the Hugging Face format; a checkpoint is written out in `scratch` first.
-
-    Raises:
-        ConfigError: There is no policy at `path`.
-    """
-    if (path / MODEL_CONFIG).is_file():
-        return path
-    if path == run_dir:
-        if (path / POLICY_DIR / MODEL_CONFIG).is_file():
-            return path / POLICY_DIR
-        raise ConfigError(f"{path}: the run has no final policy yet; give one of its checkpoints/step-N")
-    if run_dir is not None and (path / ".metadata").is_file():
-        from spo.trainer.export import export_checkpoint
-
-        export_checkpoint(path, read_model(run_dir).path, scratch / POLICY_DIR)
-        return scratch / POLICY_DIR
-    raise ConfigError(f"{path}: no policy; give a model folder, a run directory, or a run's checkpoints/step-N")
 
 
 async def _sample(config: Config, model_path: str, problems: Sequence[Problem]) -> list[EvaluationSample]:

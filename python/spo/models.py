@@ -44,12 +44,26 @@ def resolve_model(config: Config, run_dir: Path) -> ModelInfo:
     Raises:
         ConfigError: There is no such model, its folder lacks something, or a resumed run's model has changed.
     """
-    path = locate_model(config) or _make_tiny(config, run_dir / REFERENCE_DIR)
+    path = model_folder(config, run_dir)
     info = model_info(path)
     if (run_dir / MODEL_FILE).exists():
         _check_unchanged(read_model(run_dir), info)
     replace_file(run_dir / MODEL_FILE, msgspec.json.format(msgspec.json.encode(info)) + b"\n")
     return info
+
+
+def model_folder(config: Config, directory: Path) -> Path:
+    """The folder of the model; that of `tiny` is made in `directory`, unless it was before.
+
+    Raises:
+        ConfigError: There is no such model, or its folder lacks something.
+    """
+    return locate_model(config) or _make_tiny(config, directory / REFERENCE_DIR)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name could be that of a model on the Hugging Face hub."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def model_info(path: Path) -> ModelInfo:
@@ -85,7 +99,7 @@ def locate_model(config: Config) -> Path | None:
     if name == TINY:
         return None
     path = Path(name).expanduser()
-    if not path.exists() and _HUB_ID.fullmatch(name):
+    if not path.exists() and is_hub_id(name):
         path = _download(name)
     if not path.is_dir():
         raise ConfigError(f"model.path: {name} is no folder; give a local model folder, a hub id, or tiny")

@@ -32,6 +32,12 @@ PIVOTAL = "pivotal"
 _READ_AT_ONCE = 1024
 """Trajectories decoded in one call when the store is gone through."""
 
+_FIELDS = (
+    "problem_id", "prompt_tokens", "response_tokens", "reward", "verdict", "source", "behavior_logprobs",
+    "reference_logprobs", "min_policy_version", "max_policy_version", "temperature", "top_p", "seed", "metadata",
+    "mc_successes",
+)  # fmt: skip
+
 log = logging.getLogger(__name__)
 
 
@@ -317,20 +323,9 @@ def read_all(store: TrajectoryStore, ids: Sequence[int]) -> Iterator[tuple[int, 
 
 def relabelled(trajectory: Trajectory, *, source: str = "", **metadata: str) -> Trajectory:
     """The same record under another source (unless empty) and with more metadata."""
-    return Trajectory(
-        problem_id=trajectory.problem_id,
-        prompt_tokens=trajectory.prompt_tokens,
-        response_tokens=trajectory.response_tokens,
-        reward=trajectory.reward,
-        verdict=trajectory.verdict,
-        source=source or trajectory.source,
-        behavior_logprobs=trajectory.behavior_logprobs,
-        reference_logprobs=trajectory.reference_logprobs,
-        min_policy_version=trajectory.min_policy_version,
-        max_policy_version=trajectory.max_policy_version,
-        temperature=trajectory.temperature,
-        top_p=trajectory.top_p,
-        seed=trajectory.seed,
-        metadata={**trajectory.metadata, **metadata},
-        mc_successes=trajectory.mc_successes,
-    )
+    return changed(trajectory, source=source or trajectory.source, metadata={**trajectory.metadata, **metadata})
+
+
+def changed(trajectory: Trajectory, **changes: Any) -> Trajectory:
+    """The same record but for some fields."""
+    return Trajectory(**{name: getattr(trajectory, name) for name in _FIELDS} | changes)

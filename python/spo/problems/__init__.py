@@ -5,7 +5,7 @@ finds the program in a response. Prompts are rendered by the rollout worker, pro
 """
 
 from spo.problems.collection import ById, Problems, infos_of, suite_hash
-from spo.problems.extraction import extract_code
+from spo.problems.extraction import extract_code, fenced
 from spo.problems.info import ProblemInfo
 from spo.problems.schema import (
     DEFAULT_MEMORY_LIMIT_BYTES,
@@ -30,6 +30,7 @@ __all__ = [
     "Problems",
     "Solution",
     "extract_code",
+    "fenced",
     "infos_of",
     "load_problems",
     "suite_hash",

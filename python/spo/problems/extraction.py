@@ -37,6 +37,14 @@ def extract_code(response_text: str, prefer: Literal["last", "first"] = "last") 
     return candidates[-1 if prefer == "last" else 0].code
 
 
+def fenced(code: str) -> str:
+    """A response that consists of a program: one fenced block, which `extract_code` takes the program from again."""
+    lines = code.replace("\r\n", "\n").rstrip()
+    longest = max((len(run) for run in re.findall(r"`+", lines)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}python\n{lines}\n{fence}"
+
+
 def _fenced_blocks(text: str) -> list[_Block] | None:
     """The fenced blocks of a text; None if no line opens one."""
     blocks: list[_Block] = []

@@ -63,6 +63,10 @@ class FakeCodec:
         """See `Codec.decode_response`."""
         return bytes(token for token in tokens if token != END_TOKEN).decode(errors="replace")
 
+    def encode_response(self, text: str) -> tuple[int, ...]:
+        """See `Codec.encode_response`."""
+        return (*text.encode(errors="replace"), END_TOKEN)
+
 
 @dataclass
 class _Row:

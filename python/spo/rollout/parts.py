@@ -54,6 +54,18 @@ def _make_judge(config: Config) -> Judge:
     )
 
 
+def make_codec(config: Config, model_path: str) -> Codec:
+    """The tokenizer and prompts of a model, for whoever needs no engine.
+
+    Raises:
+        ConfigError: The model has no tokenizer that can be used.
+        ImportError: `transformers` is not installed.
+    """
+    if config.workers.engine == "fake":
+        return FakeCodec()
+    return ModelCodec(model_path, tokenizer_fingerprint(Path(model_path)), config.problems.instruction)
+
+
 def _choose_engine(config: Config, model_path: str) -> tuple[Codec, Callable[[], Sampler]]:
     batch_size = config.workers.max_batch_size
     if config.workers.engine == "fake":
@@ -65,7 +77,7 @@ def _choose_engine(config: Config, model_path: str) -> tuple[Codec, Callable[[],
         raise ConfigError(
             f"workers.engine: {config.workers.engine} cannot be used here ({error}); pip install 'spo-rl[train]'"
         ) from error
-    codec = ModelCodec(model_path, tokenizer_fingerprint(Path(model_path)), config.problems.instruction)
+    codec = make_codec(config, model_path)
     return codec, partial(load_sampler, config, model_path, codec.end_tokens)
 
 

@@ -38,6 +38,9 @@ class Codec(Protocol):
     def decode_response(self, tokens: Sequence[int]) -> str:
         """The text of a response, without end tokens."""
 
+    def encode_response(self, text: str) -> tuple[int, ...]:
+        """The tokens of a response with this text, its end token included."""
+
 
 class ModelCodec:
     """The tokenizer and chat template of a model folder."""
@@ -84,6 +87,10 @@ class ModelCodec:
         """See `Codec.decode_response`."""
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+    def encode_response(self, text: str) -> tuple[int, ...]:
+        """See `Codec.encode_response`."""
+        return (*self._tokenizer(text, add_special_tokens=False)["input_ids"], self.end_tokens[0])
 
 
 def prompt_text(problem: Problem, instruction: str = "") -> str:
