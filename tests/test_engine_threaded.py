@@ -58,7 +58,7 @@ class ScriptedSampler:
             if done + 1 == request.max_new_tokens:
                 del self.batch[key]
                 tokens = (request.prompt_tokens[0],) * request.max_new_tokens
-                finished.append((key, Response(tokens, True, self.policy_version, self.policy_version)))
+                finished.append((key, Response(tokens, True, ((self.policy_version, len(tokens)),))))
         return finished
 
     def stage(self, snapshot: object) -> object:

@@ -108,6 +108,7 @@ def test_new_weights_apply_between_two_steps_and_both_versions_are_recorded() ->
     responses: dict[int, Response] = {}
     while len(responses) < 2:
         responses |= dict(sampler.step())
+    assert responses[0].version_spans == ((0, 4), (10, 8))
     assert (responses[0].min_policy_version, responses[0].max_policy_version) == (0, 10)
     assert (responses[1].min_policy_version, responses[1].max_policy_version) == (10, 10)
 

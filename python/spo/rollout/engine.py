@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from spo.versions import Spans
+
 
 @dataclass(frozen=True)
 class Request:
@@ -45,14 +47,22 @@ class Response:
     """Up to and including the end token, if there is one."""
     is_truncated: bool
     """No end token came within `max_new_tokens`."""
-    min_policy_version: int
-    """The version that sampled the first token; 0 for the reference."""
-    max_policy_version: int
-    """The version that sampled the last token."""
+    version_spans: Spans
+    """Which version sampled how many tokens, in order; 0 is the reference."""
     engine_time_s: float = 0.0
     """Engine time, each step's shared equally among its requests."""
     behavior_logprobs: npt.NDArray[np.float32] | None = None
     """Of each token under the distribution that it was drawn from, after temperature and top-p."""
+
+    @property
+    def min_policy_version(self) -> int:
+        """The version that sampled the first token."""
+        return self.version_spans[0][0]
+
+    @property
+    def max_policy_version(self) -> int:
+        """The version that sampled the last token."""
+        return self.version_spans[-1][0]
 
 
 @dataclass(frozen=True)

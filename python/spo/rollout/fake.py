@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spo.problems import Problem
 from spo.rollout.engine import Request, Response, Snapshot, request_rng
 from spo.rollout.prompts import prompt_text
+from spo.versions import spans_of
 
 END_TOKEN = 256
 FIRST_SHARE = 0.25
@@ -72,8 +73,8 @@ class FakeCodec:
 class _Row:
     request: Request
     answer: tuple[int, ...]
-    min_policy_version: int
-    length: int = 0
+    versions: list[int] = field(default_factory=list)
+    """Of what answered each token."""
 
 
 class FakeSampler:
@@ -100,8 +101,7 @@ class FakeSampler:
     def add(self, requests: Sequence[tuple[int, Request]]) -> None:
         """Takes requests in, each with its answer."""
         for key, request in requests:
-            version = self.policy_version if request.policy == "latest" else 0
-            self._rows[key] = _Row(request, self._answer(request, version), version)
+            self._rows[key] = _Row(request, self._answer(request, self._version(request)))
 
     def drop(self, keys: set[int]) -> None:
         """Takes requests out."""
@@ -114,8 +114,8 @@ class FakeSampler:
         finished = []
         for key, row in list(self._rows.items()):
             limit = min(len(row.answer), row.request.max_new_tokens)
-            row.length = min(row.length + TOKENS_PER_STEP, limit)
-            if row.length == limit:
+            row.versions += [self._version(row.request)] * min(TOKENS_PER_STEP, limit - len(row.versions))
+            if len(row.versions) == limit:
                 del self._rows[key]
                 finished.append((key, self._response(row)))
         return finished
@@ -140,9 +140,11 @@ class FakeSampler:
         return candidates[rng.integers(len(candidates))][len(prefix) :] or (END_TOKEN,)
 
     def _response(self, row: _Row) -> Response:
-        tokens = row.answer[: row.length]
-        latest = self.policy_version if row.request.policy == "latest" else 0
-        return Response(tokens, tokens[-1] != END_TOKEN, row.min_policy_version, latest)
+        tokens = row.answer[: len(row.versions)]
+        return Response(tokens, tokens[-1] != END_TOKEN, spans_of(row.versions))
+
+    def _version(self, request: Request) -> int:
+        return self.policy_version if request.policy == "latest" else 0
 
 
 def _answer_tokens(code: str) -> tuple[int, ...]:

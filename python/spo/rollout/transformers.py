@@ -29,6 +29,7 @@ from spo.rollout.engine import Request, Response, Snapshot, request_rng
 from spo.rollout.kv_cache import SlotCache
 from spo.rollout.sampling import sample_tokens
 from spo.rollout.staging import check_fits, to_torch
+from spo.versions import spans_of
 
 PREFILL_TOKENS = 8192
 """About so many prompt tokens, padding included, go through the model at once."""
@@ -42,9 +43,10 @@ class _Row:
     request: Request
     uniforms: npt.NDArray[np.float64]
     """One for each token that may be drawn."""
-    min_policy_version: int
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    """Of the weights that drew each token."""
 
     @property
     def newest_token(self) -> int:
@@ -102,9 +104,9 @@ class TransformersSampler:
     @torch.inference_mode()
     def add(self, requests: Sequence[tuple[int, Request]]) -> None:
         """Takes requests in: caches their prompts but for the last token."""
-        for lane, policy, version in self._lanes():
+        for lane, policy, _ in self._lanes():
             rows = [
-                _Row(key, request, request_rng(request.seed).random(request.max_new_tokens), version)
+                _Row(key, request, request_rng(request.seed).random(request.max_new_tokens))
                 for key, request in requests
                 if request.policy == policy
             ]
@@ -184,10 +186,11 @@ class _Lane:
         )
         for row, token in zip(self.rows, tokens.tolist(), strict=True):
             row.tokens.append(token)
+            row.versions.append(version)
         for row, logprob in zip(self.rows, logprobs.tolist(), strict=True):
             row.logprobs.append(logprob)
         finished = [index for index, row in enumerate(self.rows) if self._is_finished(row)]
-        responses = [(self.rows[index].key, self._response(self.rows[index], version)) for index in finished]
+        responses = [(self.rows[index].key, self._response(self.rows[index])) for index in finished]
         self.remove(finished)
         return responses
 
@@ -221,12 +224,11 @@ class _Lane:
     def _is_finished(self, row: _Row) -> bool:
         return row.tokens[-1] in self._end_tokens or len(row.tokens) == row.request.max_new_tokens
 
-    def _response(self, row: _Row, version: int) -> Response:
+    def _response(self, row: _Row) -> Response:
         return Response(
             tokens=tuple(row.tokens),
             is_truncated=row.tokens[-1] not in self._end_tokens,
-            min_policy_version=row.min_policy_version,
-            max_policy_version=version,
+            version_spans=spans_of(row.versions),
             behavior_logprobs=np.array(row.logprobs, dtype=np.float32),
         )
 

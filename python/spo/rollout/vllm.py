@@ -28,6 +28,7 @@ from spo.errors import WeightsError
 from spo.rollout.engine import Request, Response, Snapshot
 from spo.rollout.staging import check_fits
 from spo.rollout.vllm_weights import FolderWeights, StagedWeights, stage_weights
+from spo.versions import spans_of
 
 _SEED_BITS = 63
 """vLLM takes seeds of int64."""
@@ -42,7 +43,8 @@ class _Row:
     request: Request
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    min_policy_version: int | None = None
+    versions: list[int] = field(default_factory=list)
+    """Of the weights that drew each token."""
 
 
 class VllmSampler:
@@ -192,17 +194,14 @@ class VllmSampler:
             logprobs[token].logprob
             for token, logprobs in zip(completion.token_ids, completion.logprobs or (), strict=True)
         )
-        if completion.token_ids and row.min_policy_version is None:
-            row.min_policy_version = self._loaded.version
+        row.versions += [self._loaded.version] * len(completion.token_ids)
 
     def _response(self, row: _Row, completion: CompletionOutput) -> Response:
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended a response for another reason: {completion.finish_reason}")
-        version = self._loaded.version
         return Response(
             tokens=tuple(row.tokens),
             is_truncated=completion.finish_reason == "length",
-            min_policy_version=version if row.min_policy_version is None else row.min_policy_version,
-            max_policy_version=version,
+            version_spans=spans_of(row.versions),
             behavior_logprobs=np.array(row.logprobs, dtype=np.float32),
         )

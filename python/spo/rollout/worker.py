@@ -40,6 +40,7 @@ from spo.types import (
     WorkerSetup,
     WorkFailed,
 )
+from spo.versions import spans_to_metadata
 from spo.weights import WeightSubscriber
 from spo.wire import AsyncConnection
 
@@ -233,7 +234,7 @@ class Worker:
     def _trajectory(
         self, work: Work, index: int, prompt: tuple[int, ...], response: Response, grade: Grade, reward: float
     ) -> Trajectory:
-        metadata = {"work_id": str(work.work_id), "worker": self._name}
+        metadata = {"work_id": str(work.work_id), "worker": self._name, **spans_to_metadata(response.version_spans)}
         if work.source == "evaluation":
             # Who evaluates counts distinct programs, and has no tokenizer to read them from the tokens.
             metadata["program"] = grade.program
