@@ -23,6 +23,7 @@ fn clean() -> Outcome {
         ended_by: EndedBy::Program,
         cpu_time_s: 0.1,
         wall_time_s: 0.1,
+        killed_for_memory: false,
         peak_memory_bytes: 20 << 20,
         stderr_bytes: 0,
         stderr_tail: Vec::new(),

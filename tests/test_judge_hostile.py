@@ -63,7 +63,11 @@ def num_descriptors(pid: int) -> int:
 
 def helpers_stand_by(tier: str) -> bool:
     """Only the two workers' helpers are left, each a launcher and a zygote where there are namespaces or a folder."""
-    count = 3 if tier == "landlock" else 4
+    return settled(3 if tier == "landlock" else 4)
+
+
+def settled(count: int) -> bool:
+    """Whether there are soon just so many processes below this one."""
     deadline = time.monotonic() + 10
     while len(processes_below(os.getpid())) != count:  # The last template ends a moment after its judgement.
         if time.monotonic() > deadline:

@@ -201,7 +201,7 @@ def pack_batch(
 # --- judge ---
 
 _TestRow: TypeAlias = tuple[str, int | None, int | None, float, float, int, int, bytes, bytes]
-_JudgementRow: TypeAlias = tuple[str, int, str | None, list[str], str, list[_TestRow]]
+_JudgementRow: TypeAlias = tuple[str, int, str | None, list[str], str, str, list[_TestRow]]
 
 @final
 class Judge:

@@ -102,6 +102,25 @@ def _judge() -> Finding:
     return judgement.verdict.value == "accepted", text
 
 
+def _judge_memory() -> Finding:
+    from spo.judge import Judge, TestCase
+
+    try:
+        with Judge(num_workers=1) as judge:
+            accounting = judge.judge("print()", [TestCase()]).memory_accounting
+    except JudgeError:
+        return True, "no sandbox"
+    if accounting.startswith("cgroup"):
+        name = accounting.replace("_", " ")
+        return True, f"{name}: the kernel counts all that a program uses, and ends what exceeds the limit"
+    _, _, reason = accounting.partition(" ")
+    text = (
+        f"resource limits, no cgroup {reason}: a program is found out at its end, when it may have used 320 MB more, "
+        "memory of the kernel is not counted, and what a program reserves counts as if it used it"
+    )
+    return True, text
+
+
 def _cpp() -> Finding:
     from spo.judge import Judge, TestCase
 
@@ -123,5 +142,6 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "CUDA devices": _devices,
     "plots": _plots,
     "judge": _judge,
+    "judge, memory": _judge_memory,
     "judge, C++": _cpp,
 }

@@ -26,7 +26,7 @@ from spo import _native
 __all__ = ["Judge", "Judgement", "Limits", "Submission", "TestCase", "TestResult", "Verdict"]
 
 _TestRow = tuple[str, int | None, int | None, float, float, int, int, bytes, bytes]
-_JudgementRow = tuple[str, int, str | None, list[str], str, list[_TestRow]]
+_JudgementRow = tuple[str, int, str | None, list[str], str, str, list[_TestRow]]
 
 
 class Verdict(StrEnum):
@@ -51,7 +51,7 @@ class Limits:
     cpu_time_s: float = 2.0
     """CPU seconds of all threads together."""
     wall_time_s: float | None = None
-    """Seconds on the clock; None is three times the CPU time."""
+    """Seconds on the clock, those not counted that the program waited for a core; None is three times the CPU time."""
     memory_bytes: int = 512 << 20
     """Peak resident memory, the interpreter's 15 MB included."""
     output_bytes: int = 16 << 20
@@ -129,6 +129,8 @@ class Judgement:
     isolation_layers: tuple[str, ...] = field(default=())
     """The parts of the tier that were in force: `namespaces`, `read_only_root`, `own_uid`, `landlock`,
     `system_call_filter`, `resource_limits`. Where the tier was not forced, a host may lack some of them."""
+    memory_accounting: str = ""
+    """What counted and limited memory: `cgroup_v1` or `cgroup_v2`, or `resource_limits (why there was no cgroup)`."""
 
 
 class Judge:
@@ -309,9 +311,9 @@ def _cancel(tickets: Iterable[_native.JudgeTicket]) -> None:
 
 
 def _judgement(row: _JudgementRow) -> Judgement:
-    verdict, num_passed, tier, layers, message, tests = row
+    verdict, num_passed, tier, layers, memory_accounting, message, tests = row
     results = tuple(_test_result(test) for test in tests)
-    return Judgement(Verdict(verdict), num_passed, tier, message, results, tuple(layers))
+    return Judgement(Verdict(verdict), num_passed, tier, message, results, tuple(layers), memory_accounting)
 
 
 def _test_result(row: _TestRow) -> TestResult:

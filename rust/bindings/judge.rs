@@ -23,8 +23,8 @@ struct PyTicket(judge::Ticket);
 
 /// (verdict, exit code, signal, CPU s, wall s, peak bytes, bytes of stdout, its head, stderr's tail)
 type TestRow = (&'static str, Option<i32>, Option<i32>, f64, f64, u64, u64, Py<PyBytes>, Py<PyBytes>);
-/// (verdict, tests passed, isolation tier, its layers, message, tests)
-type JudgementRow = (&'static str, usize, Option<&'static str>, Vec<String>, String, Vec<TestRow>);
+/// (verdict, tests passed, isolation tier, its layers, memory accounting, message, tests)
+type JudgementRow = (&'static str, usize, Option<&'static str>, Vec<String>, String, String, Vec<TestRow>);
 
 impl PyJudge {
     fn lock(&self) -> MutexGuard<'_, Option<judge::Judge>> {
@@ -165,6 +165,7 @@ fn to_row(py: Python<'_>, judgement: &Judgement) -> JudgementRow {
         judgement.num_passed,
         tier,
         judgement.isolation_layers.to_vec(),
+        judgement.memory_accounting.to_string(),
         judgement.message.clone(),
         tests.collect(),
     )

@@ -4,15 +4,10 @@ use super::checker::Comparison;
 use super::submission::{Judgement, Submission, TestCase, TestResult};
 use super::verdict::{OutputState, Verdict};
 use crate::Result;
-use crate::sandbox::{Alarm, EndedBy, Output, Program, Run, Worker};
+use crate::sandbox::{Alarm, Output, Program, Run, Worker};
 
 /// Bytes of stdout that are kept for people.
 const STDOUT_HEAD_BYTES: usize = 4 << 10;
-/// How much more wall time a run gets when its first try may have waited for a core rather than for itself.
-const RETRY_WALL_FACTOR: u32 = 3;
-/// Runnable processes for each core (over the last minute) from which the machine counts as busy.
-const BUSY_LOAD_PER_CORE: f64 = 0.8;
-
 /// What came of an attempt to judge.
 pub(super) enum Attempt {
     Judged(Judgement),
@@ -46,7 +41,8 @@ pub(super) fn judge(
                 return Ok(Attempt::Cancelled);
             }
         }
-        if submission.stop_on_first_failure && tests.last().is_some_and(|test| test.verdict != Verdict::Accepted) {
+        let failed = tests.last().is_some_and(|test| test.verdict != Verdict::Accepted);
+        if (submission.stop_on_first_failure && failed) || !program.can_run() {
             break;
         }
     }
@@ -55,62 +51,35 @@ pub(super) fn judge(
         num_passed: tests.iter().filter(|test| test.verdict == Verdict::Accepted).count(),
         isolation_tier: Some(worker.tier()),
         isolation_layers: worker.layers().clone(),
+        memory_accounting: worker.memory_accounting().clone(),
         tests,
         message: String::new(),
     }))
 }
 
-/// Runs one test, a second time where the first end may have been the machine's fault. The inner error is a run that did
-/// not take place.
+/// Runs one test. The inner error is a run that did not take place.
 fn run_test(
     program: &mut Program,
     submission: &Submission,
     test: &TestCase,
     alarm: &Alarm,
 ) -> Result<std::result::Result<TestResult, Run>> {
-    let mut wall_time = submission.limits.wall_time();
-    let mut second_time = false;
-    loop {
-        let mut reader = Reader::new(submission, test);
-        let outcome = match program.run(&test.input, wall_time, &mut reader, alarm)? {
-            Run::Ended(outcome) => outcome,
-            other => return Ok(Err(other)),
-        };
-        let starved = outcome.ended_by == EndedBy::WallTime
-            && outcome.cpu_time_s < submission.limits.cpu_time_s
-            && machine_is_busy();
-        if starved && !second_time {
-            second_time = true;
-            wall_time *= RETRY_WALL_FACTOR;
-            continue;
-        }
-        let state = reader.finish();
-        return Ok(Ok(TestResult {
-            verdict: Verdict::of_run(&outcome, state, &submission.limits),
-            exit: Some(outcome.exit),
-            cpu_time_s: outcome.cpu_time_s,
-            wall_time_s: outcome.wall_time_s,
-            memory_bytes: outcome.peak_memory_bytes,
-            stdout_bytes: reader.num_bytes,
-            stdout_head: reader.head,
-            stderr_tail: outcome.stderr_tail,
-        }));
-    }
-}
-
-/// Whether processes have to wait for a core here; yes where the system does not say.
-fn machine_is_busy() -> bool {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::fs::read_to_string("/proc/loadavg").ok().and_then(|text| is_busy(&text, cores)).unwrap_or(true)
-}
-
-/// By the load of the last minute, or as soon as more processes are runnable than there are cores. `None` for a text that
-/// is no /proc/loadavg.
-fn is_busy(loadavg: &str, cores: usize) -> Option<bool> {
-    let mut fields = loadavg.split(' ');
-    let load: f64 = fields.next()?.parse().ok()?;
-    let runnable: usize = fields.nth(2)?.split('/').next()?.parse().ok()?;
-    Some(load > BUSY_LOAD_PER_CORE * cores as f64 || runnable > cores)
+    let mut reader = Reader::new(submission, test);
+    let outcome = match program.run(&test.input, &mut reader, alarm)? {
+        Run::Ended(outcome) => outcome,
+        other => return Ok(Err(other)),
+    };
+    let state = reader.finish();
+    Ok(Ok(TestResult {
+        verdict: Verdict::of_run(&outcome, state, &submission.limits),
+        exit: Some(outcome.exit),
+        cpu_time_s: outcome.cpu_time_s,
+        wall_time_s: outcome.wall_time_s,
+        memory_bytes: outcome.peak_memory_bytes,
+        stdout_bytes: reader.num_bytes,
+        stdout_head: reader.head,
+        stderr_tail: outcome.stderr_tail,
+    }))
 }
 
 /// Reads one run's stdout: compares, counts, keeps its head.
@@ -157,19 +126,5 @@ impl Output for Reader {
         self.num_bytes += bytes.len() as u64;
         self.wrong = self.wrong || !self.comparison.feed(&bytes[..allowed]);
         self.num_bytes <= self.max_bytes && !(self.wrong && self.stops_when_wrong)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_busy;
-
-    #[test]
-    fn a_machine_is_busy_by_its_load_or_at_once_by_what_is_runnable() {
-        assert_eq!(is_busy("0.20 0.10 0.05 1/500 4711\n", 2), Some(false));
-        assert_eq!(is_busy("1.70 0.10 0.05 1/500 4711\n", 2), Some(true));
-        assert_eq!(is_busy("0.20 0.10 0.05 3/500 4711\n", 2), Some(true));
-        assert_eq!(is_busy("0.20 0.10 0.05 3/500 4711\n", 4), Some(false));
-        assert_eq!(is_busy("no load", 2), None);
     }
 }

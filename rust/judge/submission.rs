@@ -133,6 +133,8 @@ pub struct Judgement {
     pub isolation_tier: Option<IsolationTier>,
     /// The parts of the tier that were in force; where a tier was not forced, the host may lack some.
     pub isolation_layers: Arc<[String]>,
+    /// What counted and limited memory: `cgroup_v1`, `cgroup_v2`, or `resource_limits` and why it was no cgroup.
+    pub memory_accounting: Arc<str>,
     /// In the submission's order; ends early where judging did.
     pub tests: Vec<TestResult>,
     /// The compiler's message, or the judge's own failure; else empty.
@@ -142,7 +144,14 @@ pub struct Judgement {
 impl Judgement {
     /// A judgement of the program as a whole, without runs.
     pub(super) fn of_no_run(verdict: Verdict, tier: Option<IsolationTier>, message: String) -> Self {
-        let isolation_layers = Arc::default();
-        Judgement { verdict, num_passed: 0, isolation_tier: tier, isolation_layers, tests: Vec::new(), message }
+        Judgement {
+            verdict,
+            num_passed: 0,
+            isolation_tier: tier,
+            isolation_layers: Arc::default(),
+            memory_accounting: Arc::default(),
+            tests: Vec::new(),
+            message,
+        }
     }
 }

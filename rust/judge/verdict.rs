@@ -71,7 +71,8 @@ impl Verdict {
         if outcome.exit == Exit::Signal(libc::SIGSYS) {
             return Verdict::SecurityViolation;
         }
-        if outcome.peak_memory_bytes > limits.memory_bytes || refused_memory(outcome) {
+        let too_much_memory = outcome.killed_for_memory || outcome.peak_memory_bytes > limits.memory_bytes;
+        if too_much_memory || refused_memory(outcome) {
             return Verdict::MemoryLimit;
         }
         if output == OutputState::TooLong || outcome.stderr_bytes > limits.output_bytes {

@@ -24,6 +24,7 @@ pub(super) struct Workers {
     tier: IsolationTier,
     forced: bool,
     layers: Arc<[String]>,
+    memory_accounting: Arc<str>,
     warm: Option<Worker>,
     exec: Option<Worker>,
     compiler: Option<Worker>,
@@ -33,7 +34,8 @@ impl Workers {
     /// `forced` as in [`WorkerConfig`].
     pub(super) fn new(interpreter: PathBuf, tier: IsolationTier, forced: bool, warm: Option<Worker>) -> Self {
         let layers = warm.as_ref().map(|worker| worker.layers().clone()).unwrap_or_default();
-        Workers { interpreter, tier, forced, layers, warm, exec: None, compiler: None }
+        let memory_accounting = warm.as_ref().map(|worker| worker.memory_accounting().clone()).unwrap_or_default();
+        Workers { interpreter, tier, forced, layers, memory_accounting, warm, exec: None, compiler: None }
     }
 
     /// Ends them all; they are made anew when needed.
@@ -52,6 +54,7 @@ impl Workers {
     pub(super) fn judge(&mut self, submission: &Submission, alarm: &Alarm) -> Option<Judgement> {
         let mut judgement = self.attempts(submission, alarm)?;
         judgement.isolation_layers = self.layers.clone();
+        judgement.memory_accounting = self.memory_accounting.clone();
         Some(judgement)
     }
 
@@ -125,6 +128,7 @@ impl Workers {
                 let (interpreter, tier, forced) = (self.interpreter.clone(), self.tier, self.forced);
                 let worker = Worker::start(&WorkerConfig { interpreter, tier, forced, kind })?;
                 self.layers = worker.layers().clone();
+                self.memory_accounting = worker.memory_accounting().clone();
                 Ok(none.insert(worker))
             }
         }

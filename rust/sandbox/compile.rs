@@ -20,7 +20,9 @@ use crate::{Error, Result};
 const COMPILERS: [&str; 3] = ["g++", "clang++", "c++"];
 const TOOLS: [&str; 5] = ["/bin", "/usr/bin", "/usr/include", "/usr/libexec", "/usr/local/include"];
 /// The helper stops a compiler that takes long; this is for a helper that is stuck.
-const TIMEOUT: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(330);
+/// Of all processes of a compilation together and its files, which lie in memory; each process has its own limits.
+const MEMORY_BYTES: u64 = 3 << 30;
 
 /// A program for this machine, in sealed memory.
 #[derive(Debug)]
@@ -60,8 +62,8 @@ impl Worker {
     pub fn compile(&mut self, source: &[u8], alarm: &Alarm) -> Result<Compilation> {
         let source = sealed_memory(source)?;
         let output = memory_for_executable()?;
+        self.begin_program(MEMORY_BYTES)?;
         self.control.send(protocol::COMPILE, &[source.as_fd(), output.as_fd()])?;
-        self.count_program();
         let mut watched = [PollFd::new(&*self.control, PollFlags::IN), PollFd::new(alarm, PollFlags::IN)];
         if !protocol::wait(&mut watched, Instant::now() + TIMEOUT)? {
             return Err(protocol::too_late("end of a compiler"));
@@ -86,9 +88,9 @@ impl Worker {
     pub fn load_executable(&mut self, executable: &Executable, limits: &Limits) -> Result<Program> {
         let (ours, theirs) = message_sockets()?;
         let request = protocol::load(limits.memory_bytes, "solution");
+        self.begin_program(limits.memory_bytes)?;
         self.control.send(&request, &[theirs.as_fd(), executable.0.as_fd()])?;
-        self.count_program();
-        Ok(Program::in_template(Channel::new(ours), limits))
+        Ok(Program::in_template(Channel::new(ours), self.meter.clone(), limits))
     }
 }
 

@@ -66,9 +66,9 @@ impl Worker {
         let source = sealed_memory(source)?;
         let (ours, theirs) = message_sockets()?;
         let request = protocol::load(limits.memory_bytes, &arguments);
+        self.begin_program(limits.memory_bytes)?;
         self.control.send(&request, &[theirs.as_fd(), executable.as_fd(), source.as_fd()])?;
-        self.count_program();
-        Ok(Program::in_template(Channel::new(ours), limits))
+        Ok(Program::in_template(Channel::new(ours), self.meter.clone(), limits))
     }
 }
 

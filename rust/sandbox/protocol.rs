@@ -1,18 +1,21 @@
 //! The messages between a [`super::Worker`] and its helper (`helper/zygote.py`), one datagram each.
 //!
 //! ```text
-//! to the zygote     sources of the helper; configuration, a `key=value` a line
+//! to the zygote     sources of the helper; configuration, a `key=value` a line + 0 to 2: entrances of the cgroup
 //!                   P u64 memory_bytes, function       + 2 descriptors: control socket, source   load a program
 //!                   P u64 memory_bytes, arguments      + 2 or 3: control socket, executable, Python source to check
 //!                   F f64 cpu_time_s f64 wall_time_s u64 memory_bytes, function
 //!                     + 4 descriptors: source, stdin, stdout, stderr                             load and run once
 //!                   K                                                                            kill the template
-//!                   S                                                                            stop the run
+//!                   S | T | M as below
 //! to a compiler     P                                  + 2: source, file for the executable; it answers C, N or E
-//! from the zygote   R version \n layers \n path of the box (+ its descriptor) | E text | K | D as below
+//! from the zygote   R version \n layers \n path of the box \n why it is not in the cgroup (+ the box's descriptor)
+//!                   E text | K | W | D as below
 //! to a template     R f64 cpu_time_s f64 wall_time_s   + 3 descriptors: stdin, stdout, stderr    run a test
 //!                   S                                                                            stop the run
+//!                   T | M f64 seconds                                                            answers to a W
 //! from a template   C compiled | N text | E text: it cannot be executed
+//!                   W                                  + pidfd of the test's process            its wall time is up
 //!                   D u8 ended_by u8 compiled i32 status f64 cpu f64 wall u64 peak, text         a run's end
 //! ```
 //! Numbers are in native order and unpadded. What arrives is parsed with every length checked: the helper's processes
@@ -56,6 +59,8 @@ pub(super) enum FromRunner {
     NotCompiled(String),
     /// The process ended while it compiled.
     CompilerDied,
+    /// The wall time of the run is over; the message brings a handle of its process.
+    TimeIsUp,
     Ended(Ended),
 }
 
@@ -86,7 +91,8 @@ impl Channel {
         Ok(self.receive_with_descriptor()?.map(|(message, _)| message))
     }
 
-    fn receive_with_descriptor(&self) -> Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
+    /// As [`Channel::receive`], with the descriptor that may come along.
+    pub(super) fn receive_with_descriptor(&self) -> Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
         let mut buffer = vec![0u8; MAX_MESSAGE_BYTES];
         let mut parts = [IoSliceMut::new(&mut buffer)];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -170,10 +176,17 @@ pub(super) fn run(cpu_time_s: f64, wall_time_s: f64) -> Vec<u8> {
     [b"R".as_slice(), &cpu_time_s.to_ne_bytes(), &wall_time_s.to_ne_bytes()].concat()
 }
 
+/// Lets the run go on for so many seconds of wall time.
+pub(super) fn more_time(seconds: f64) -> Vec<u8> {
+    [b"M".as_slice(), &seconds.to_ne_bytes()].concat()
+}
+
 /// Asks the compiler's helper to compile.
 pub(super) const COMPILE: &[u8] = b"P";
 /// Asks the zygote or the template to end the run.
 pub(super) const STOP: &[u8] = b"S";
+/// As [`STOP`], because its time is really over.
+pub(super) const END_FOR_TIME: &[u8] = b"T";
 /// Asks the zygote to kill the template; also its answer.
 pub(super) const KILL: &[u8] = b"K";
 
@@ -182,6 +195,7 @@ impl FromRunner {
     pub(super) fn parse(message: &[u8]) -> Result<Self> {
         match message.split_first() {
             Some((b'C', [])) => Ok(FromRunner::Compiled),
+            Some((b'W', [])) => Ok(FromRunner::TimeIsUp),
             Some((b'N', text)) => Ok(FromRunner::NotCompiled(String::from_utf8_lossy(text).into_owned())),
             Some((b'E', text)) => Err(Error::Judge(String::from_utf8_lossy(text).into_owned())),
             Some((b'D', fields)) => parse_end(fields),
@@ -277,7 +291,7 @@ mod tests {
                 }
                 Ok(FromRunner::NotCompiled(reason)) => prop_assert!(compiled == 1 && reason == text),
                 Ok(FromRunner::CompilerDied) => prop_assert!(compiled == 0 && text.is_empty()),
-                Ok(FromRunner::Compiled) => return Err(TestCaseError::fail("it is no run's end")),
+                Ok(FromRunner::Compiled | FromRunner::TimeIsUp) => return Err(TestCaseError::fail("it is no run's end")),
                 Err(_) => prop_assert!(!sound || ended_by > 3 || compiled > 2 || (compiled != 1 && !text.is_empty())),
             }
         }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::descriptors::message_sockets;
 use super::exec::ProgramFolder;
+use super::meter::Meter;
 use super::program::Program;
 use super::protocol::{self, Channel};
 use super::tier::IsolationTier;
@@ -87,6 +88,8 @@ pub struct Worker {
     layers: Arc<[String]>,
     num_programs: u64,
     pub(super) program_folder: Option<ProgramFolder>,
+    pub(super) meter: Arc<Meter>,
+    memory_accounting: Arc<str>,
 }
 
 impl Worker {
@@ -103,17 +106,20 @@ impl Worker {
             layers: Arc::default(),
             num_programs: 0,
             program_folder: None,
+            meter: Arc::new(Meter::new()),
+            memory_accounting: Arc::default(),
         };
-        match worker.shake_hands() {
-            Ok(()) => Ok(worker),
-            Err(error) => Err(explain(error, config, log)),
+        if let Err(error) = worker.shake_hands() {
+            return Err(explain(error, config, log));
         }
+        worker.memory_accounting = worker.meter.memory_accounting().into();
+        Ok(worker)
     }
 
     fn shake_hands(&mut self) -> Result<()> {
         let sources: Vec<&str> = MODULES.iter().flat_map(|(name, text)| [*name, *text]).collect();
         self.control.send(sources.join("\0").as_bytes(), &[])?;
-        self.control.send(configuration(&self.config).as_bytes(), &[])?;
+        self.control.send(configuration(&self.config).as_bytes(), &self.meter.entrances())?;
         let deadline = Instant::now() + START_TIMEOUT;
         let answer = self.control.receive_with_descriptor_before(deadline, "start of the interpreter")?;
         let (message, descriptor) = answer.unwrap_or_default();
@@ -124,6 +130,11 @@ impl Worker {
                 self.python_version = lines.next().unwrap_or_default().to_string();
                 self.layers = lines.next().unwrap_or_default().split(',').map(String::from).collect();
                 let path = lines.next().unwrap_or_default();
+                let reason = lines.next().filter(|reason| !reason.is_empty());
+                // Nobody else has the meter yet.
+                if let (Some(reason), Some(meter)) = (reason, Arc::get_mut(&mut self.meter)) {
+                    meter.give_up_cgroup(reason);
+                }
                 let is_written = self.config.kind == WorkerKind::Exec;
                 let folder = descriptor
                     .filter(|_| is_written)
@@ -146,6 +157,11 @@ impl Worker {
         &self.layers
     }
 
+    /// What counts and limits the memory of its programs, and why it is nothing better.
+    pub fn memory_accounting(&self) -> &Arc<str> {
+        &self.memory_accounting
+    }
+
     /// The version of the interpreter.
     pub fn python_version(&self) -> &str {
         &self.python_version
@@ -166,12 +182,14 @@ impl Worker {
     /// With a `function`, each run calls that with the arguments that stdin holds (a JSON list), and writes the value
     /// (JSON) in place of the program's own output.
     pub fn load(&mut self, source: &[u8], function: Option<&str>, limits: &Limits) -> Result<Program> {
-        self.count_program();
-        Program::warm(self.control.clone(), source, function.unwrap_or_default(), limits)
+        self.begin_program(limits.memory_bytes)?;
+        Program::warm(self.control.clone(), self.meter.clone(), source, function.unwrap_or_default(), limits)
     }
 
-    pub(super) fn count_program(&mut self) {
+    /// To be called before a program is loaded.
+    pub(super) fn begin_program(&mut self, memory_bytes: u64) -> Result<()> {
         self.num_programs += 1;
+        self.meter.limit_memory(memory_bytes)
     }
 
     /// Kills the process of the program loaded last, and all it has started; returns when they are gone.

@@ -6,6 +6,7 @@ then runs is not this module's business.
 
 import _signal
 import _socket
+import contextlib
 import mmap
 import os
 import select
@@ -19,12 +20,13 @@ NOT_COMPILED, COMPILED = 1, 2  # 0 while it is being compiled.
 COMPILE_CPU_S, _COMPILE_WALL_S = 5, 50
 _BY_PROGRAM, _BY_CPU_TIME, _BY_WALL_TIME, _BY_REQUEST = range(4)
 _RAN, _RAN_FIELDS = b"D", struct.Struct("=BBiddQ")
+_TIME_IS_UP, _MORE_TIME, _END_FOR_TIME = b"W", b"M", b"T"
 _PARSER_ERROR_BYTES = 3072
 _MIN_POLL_S = 0.001
 
 
 class Begun:
-    """The start of a child whose program was compiled before."""
+    """The start of a child whose program was compiled before: to be made when it has been forked."""
 
     def __init__(self) -> None:
         self._clock_s = time.monotonic()
@@ -97,17 +99,23 @@ def finish(child: int, control: _socket.socket, cpu_limit: float, wall_limit: fl
 
 
 def _watch(child: int, control: _socket.socket, cpu_limit: float, wall_limit: float, begun: Begun | Report) -> int:
-    """Waits for the child's end, which a limit or a message may bring about; says which of them."""
+    """Waits for the child's end, which a limit or a message may bring about; says which of them.
+
+    When the wall time is up, the other end is asked: it sees what of that the child has spent waiting for a core.
+    """
     forked = time.monotonic()
     handle = os.pidfd_open(child)
     events = select.poll()
     events.register(handle, select.POLLIN)
     events.register(control, select.POLLIN)
-    wait, ended_by = min(cpu_limit, wall_limit), _BY_PROGRAM
+    wait, ended_by, asked = min(cpu_limit, wall_limit), _BY_PROGRAM, False
     while True:
         ready = [descriptor for descriptor, _ in events.poll(max(wait, _MIN_POLL_S) * 1000)]
         if handle in ready:
             break
+        more_time = _answer(control) if ready else None
+        if more_time:
+            wall_limit, asked = wall_limit + more_time, False
         compiled, cpu_before, clock_before = begun.begin()
         if compiled:
             cpu_left = cpu_limit - (_cpu_time(child) - cpu_before)
@@ -115,19 +123,37 @@ def _watch(child: int, control: _socket.socket, cpu_limit: float, wall_limit: fl
         else:
             cpu_left = COMPILE_CPU_S - _cpu_time(child)
             wall_left = _COMPILE_WALL_S - (time.monotonic() - forked)
-        if ready:
-            ended_by = _BY_REQUEST
+        if ready and not more_time:
+            ended_by = _BY_REQUEST if more_time is None else _BY_WALL_TIME
         elif cpu_left <= 0:
             ended_by = _BY_CPU_TIME
-        elif wall_left <= 0:
+        elif wall_left <= 0 and not compiled:
             ended_by = _BY_WALL_TIME
         else:
-            wait = min(cpu_left, wall_left)
+            if wall_left <= 0 and not asked:
+                _ask(control, handle)
+                asked = True
+            wait = cpu_left if asked else min(cpu_left, wall_left)
             continue
         os.kill(child, _signal.SIGKILL)
         break
     os.close(handle)
     return ended_by
+
+
+def _ask(control: _socket.socket, handle: int) -> None:
+    """Says that a child's wall time is up."""
+    with contextlib.suppress(BrokenPipeError):  # The caller is gone, which the next wait tells.
+        control.sendmsg([_TIME_IS_UP], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("=i", handle))])
+
+
+def _answer(control: _socket.socket) -> float | None:
+    """The seconds that the answer gives, 0 for none; None for anything else that may have come, which is left there."""
+    kind = control.recv(1, _socket.MSG_PEEK)
+    if kind not in (_MORE_TIME, _END_FOR_TIME):
+        return None
+    fields = control.recv(16)[1:]
+    return struct.unpack("=d", fields)[0] if kind == _MORE_TIME else 0.0
 
 
 def _cpu_time(process: int) -> float:

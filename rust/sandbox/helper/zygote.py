@@ -58,8 +58,8 @@ def main() -> Program | ExecutedProgram:
     """Starts the worker. Returns only in a child that is to run the program it is given."""
     control = _socket.socket(fileno=_CONTROL)
     try:
-        config = _read_config(control)
-        memory_base = _become_zygote(config, control)
+        config, entrances = _read_config(control)
+        memory_base = _become_zygote(config, entrances, control)
     except Exception as error:
         control.send(f"E{type(error).__name__}: {error}".encode())
         os._exit(1)
@@ -75,13 +75,17 @@ def main() -> Program | ExecutedProgram:
     return program
 
 
-def _read_config(control: _socket.socket) -> dict[str, str]:
-    lines = control.recv(_MAX_MESSAGE).decode().splitlines()
-    return dict(line.split("=", 1) for line in lines)
+def _read_config(control: _socket.socket) -> tuple[dict[str, str], tuple[int, ...]]:
+    """The settings, and the entrances of the worker's cgroup."""
+    message, descriptors = _receive(control, _MAX_MESSAGE)
+    return dict(line.split("=", 1) for line in message.decode().splitlines()), descriptors
 
 
-def _become_zygote(config: dict[str, str], control: _socket.socket) -> int:
-    """Returns in the process that is jailed and warm, with the bytes that it maps."""
+def _become_zygote(config: dict[str, str], entrances: tuple[int, ...], control: _socket.socket) -> int | None:
+    """Returns in the process that is jailed and warm, with the bytes that it maps.
+
+    None where a cgroup counts what programs use, so that what they only reserve need not be limited.
+    """
     tier, kind = config["tier"], config["kind"]
     box = Box(writable=kind == _COMPILING) if kind in (_EXECUTING, _COMPILING) else None
     kernel.die_with_parent(int(config["parent_pid"]))
@@ -118,12 +122,14 @@ def _become_zygote(config: dict[str, str], control: _socket.socket) -> int:
     if box is None:
         _kept.extend(kernel.use_up_fragments())
     gc.freeze()
-    answer = f"R{sys.version.split()[0]}\n{','.join(layers)}\n{box.path if box else ''}"
+    # The last of all: what this process has by now does not count as the programs' memory.
+    refusal = _enter_cgroup(entrances)
+    answer = f"R{sys.version.split()[0]}\n{','.join(layers)}\n{box.path if box else ''}\n{refusal}"
     if box is None:
         control.send(answer.encode())
     else:
         box.hand_over(control, answer.encode())
-    return memory_base
+    return None if kind == _EXECUTING and entrances and not refusal else memory_base
 
 
 def _stand_by(zygote: int, control: _socket.socket) -> None:
@@ -133,19 +139,31 @@ def _stand_by(zygote: int, control: _socket.socket) -> None:
     os._exit(0)
 
 
+def _enter_cgroup(entrances: tuple[int, ...]) -> str:
+    """Enters through these files; says why that failed, or nothing."""
+    refusal = ""
+    for entrance in entrances:
+        try:
+            os.write(entrance, b"0")
+        except OSError as error:
+            refusal = f"entering the cgroup: {error.strerror}"
+        os.close(entrance)
+    return refusal
+
+
 def _mapped_bytes() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-def _receive(control: _socket.socket) -> tuple[bytes, tuple[int, ...]]:
+def _receive(control: _socket.socket, size: int = _MAX_REQUEST) -> tuple[bytes, tuple[int, ...]]:
     """The next request and its descriptors."""
-    message, parts, _, _ = control.recvmsg(_MAX_REQUEST, _DESCRIPTORS_SPACE)
+    message, parts, _, _ = control.recvmsg(size, _DESCRIPTORS_SPACE)
     data = parts[0][2] if parts else b""
     return message, struct.unpack(f"={len(data) // 4}i", data)
 
 
-def _serve_programs(control: _socket.socket, worker_kind: str, memory_base: int) -> _Ready:
+def _serve_programs(control: _socket.socket, worker_kind: str, memory_base: int | None) -> _Ready:
     """The zygote: a fork for each program. Returns in a child of it, or of a template."""
     zygote, template = os.getpid(), 0
     report = runs.Report()
@@ -158,7 +176,7 @@ def _serve_programs(control: _socket.socket, worker_kind: str, memory_base: int)
             child = runs.fork()
             if not child:
                 seconds = int(cpu_time_s) + runs.COMPILE_CPU_S + 2
-                _limit(memory_base + memory_bytes, (seconds, seconds))
+                _limit(memory_base, memory_bytes, (seconds, seconds))
                 program = _first_run(descriptors[0], message[1 + _FIRST_RUN_FIELDS.size :], report)
                 return program, descriptors[1:], zygote
             runs.finish(child, control, cpu_time_s, wall_time_s, report)
@@ -190,11 +208,12 @@ def _kill_template(template: int) -> None:
             pass  # It had ended, and the kernel has reaped it.
 
 
-def _limit(memory_bytes: int, cpu_time_s: tuple[int, int], reserved_bytes: int = 0) -> None:
-    """Memory, beside what a process of the worker maps anyway, and CPU seconds."""
-    allowed = memory_bytes + _STACK_ALLOWANCE_BYTES
-    resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
-    resource.setrlimit(resource.RLIMIT_AS, (allowed + reserved_bytes, allowed + reserved_bytes))
+def _limit(memory_base: int | None, memory_bytes: int, cpu_time_s: tuple[int, int], reserved_bytes: int = 0) -> None:
+    """Memory, beside what a process of the worker maps anyway, unless that is None; and CPU seconds."""
+    if memory_base is not None:
+        allowed = memory_base + memory_bytes + _STACK_ALLOWANCE_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+        resource.setrlimit(resource.RLIMIT_AS, (allowed + reserved_bytes, allowed + reserved_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, cpu_time_s)
 
 
@@ -217,7 +236,7 @@ def _reason(error: BaseException) -> bytes:
     return f"{type(error).__name__}: {error}".encode(errors="backslashreplace")[:_PARSER_ERROR_BYTES]
 
 
-def _become_template(worker_kind: str, fields: bytes, descriptors: tuple[int, ...], memory_base: int) -> _Ready:
+def _become_template(worker_kind: str, fields: bytes, descriptors: tuple[int, ...], memory_base: int | None) -> _Ready:
     """Compiles within the limits, reports and ends where that fails; then serves tests."""
     executing = worker_kind == _EXECUTING
     (memory_bytes,) = _LOAD_FIELDS.unpack_from(fields)
@@ -225,7 +244,7 @@ def _become_template(worker_kind: str, fields: bytes, descriptors: tuple[int, ..
     control, files = _socket.socket(fileno=descriptors[0]), descriptors[1:]
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     reserved_bytes = executor.RESERVED_BYTES if executing else 0
-    _limit(memory_base + memory_bytes, (runs.COMPILE_CPU_S, hard), reserved_bytes)
+    _limit(memory_base, memory_bytes, (runs.COMPILE_CPU_S, hard), reserved_bytes)
     program: Program | ExecutedProgram
     try:
         if executing:
@@ -249,14 +268,13 @@ def _serve_tests(control: _socket.socket) -> tuple[tuple[int, ...], int]:
         message, descriptors = _receive(control)
         if message[:1] == _RUN:
             cpu_time_s, wall_time_s = _RUN_FIELDS.unpack_from(message, 1)
-            begun = runs.Begun()
             child = runs.fork()
             if not child:
                 control.detach()
                 seconds = int(cpu_time_s) + 2
                 resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
                 return descriptors, template
-            runs.finish(child, control, cpu_time_s, wall_time_s, begun)
+            runs.finish(child, control, cpu_time_s, wall_time_s, runs.Begun())
             for descriptor in descriptors:
                 os.close(descriptor)
         elif not message:
