@@ -1,6 +1,7 @@
 //! Checkers: vectors of what each accepts, and properties that hold for all outputs.
 
 use proptest::prelude::*;
+use serde_json::{Value, json};
 use spo_core::judge::Checker;
 
 fn checker(name: &str) -> Checker {
@@ -85,6 +86,13 @@ fn each_checker_accepts_and_rejects_as_its_origin_does() {
         ("call", "1", "true", true), ("call", "\"1\"", "1", false), ("call", "[6]", "6", true), ("call", "6", "[6]", false),
         ("call", "[[1, 2]]", "[1, 2]", true), ("call", "{\"a\": 1, \"b\": 2}", "{\"b\": 2, \"a\": 1}", true),
         ("call", "0.1", "0.1000001", false), ("call 1e-6", "0.1", "0.1000001", true), ("call", "null", "", false),
+        ("call", "9007199254740993", "9007199254740992.0", false), ("call", "9007199254740992", "9007199254740992.0", true),
+        ("call", "1e23", "99999999999999991611392", true), ("call", "1e23", "100000000000000000000000", false),
+        ("call", "\"\\u00e9\"", "\"é\"", true), ("call", "\"\\ud83d\\ude00\"", "\"😀\"", true), ("call", "\"/\"", "\"\\/\"", true),
+        ("call", "\"a\"", "\"a", false), ("call", "\"a\\", "\"b\\", false), ("call", "[1, 2]", "[1, 2", false), ("call", "[1]", "[1,]", false),
+        ("call", "[1, 2]", "[1 2]", false), ("call", "1", "01", false), ("call", "1.0", "1.", false), ("call", "1", "+1", false),
+        ("call", "1", "1 ", true), ("call", "{\"a\": [1, {\"b\": 2}]}", "{\"a\":[1,{\"b\":2}]}", true),
+        ("call", "{\"a\": 1}", "{\"a\": 2, \"a\": 1}", true), ("call", "{\"a\": 1}", "{\"b\": 1}", false), ("call", "{\"a\": 1}", "{\"a\" 1}", false),
         ("call", "null", "null", true), ("call", "[]", "null", false), ("call", "1", "NaN", false),
         ("call", "123456789012345678901234567890", "123456789012345678901234567891", false),
         ("call", "123456789012345678901234567890", "123456789012345678901234567890", true),
@@ -102,6 +110,15 @@ fn an_unknown_name_or_option_is_refused() {
     }
 }
 
+#[test]
+fn values_as_deep_as_python_has_them_are_compared_and_deeper_ones_are_not_right() {
+    let nested = |depth: usize, inner: &str| format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth));
+    assert!(checker("call").accepts(nested(990, "1").as_bytes(), nested(990, "1.0").as_bytes()));
+    assert!(!checker("call").accepts(nested(1_000_000, "1").as_bytes(), nested(1_000_000, "1.0").as_bytes()));
+    let objects = |inner: &str| format!("{}{inner}{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
+    assert!(!checker("call").accepts(objects("1").as_bytes(), objects("1.0").as_bytes()));
+}
+
 const NAMES: [&str; 9] = [
     "tokens",
     "exact",
@@ -117,6 +134,19 @@ const NAMES: [&str; 9] = [
 /// Texts of few different bytes, so that they are often nearly alike.
 fn text() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(prop::sample::select(b"01a.- \n\r\t".to_vec()), 0..40)
+}
+
+/// Values of few different scalars, so that they are often nearly alike.
+fn value() -> impl Strategy<Value = Value> {
+    let scalars = [json!(null), json!(2), json!(-7), json!(0.5), json!(""), json!("a\n\"é😀"), json!("a")];
+    prop::sample::select(scalars.to_vec()).prop_recursive(3, 12, 3, |inner| {
+        let keys = prop::sample::select(vec!["", "a", "b\\"]);
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            proptest::collection::vec((keys, inner), 0..3)
+                .prop_map(|members| members.into_iter().map(|(key, value)| (key.to_string(), value)).collect()),
+        ]
+    })
 }
 
 fn fed_in_pieces(checker: &Checker, expected: &[u8], output: &[u8], cuts: &[usize]) -> bool {
@@ -158,6 +188,41 @@ proptest! {
             String::from_utf8_lossy(text).split_ascii_whitespace().map(|token| token.as_bytes().to_vec()).collect()
         };
         prop_assert_eq!(Checker::TOKENS.accepts(&expected, &output), split(&expected) == split(&output));
+    }
+
+    #[test]
+    fn lines_agree_with_splitting_at_line_ends(expected in text(), output in text()) {
+        let lines = |text: &[u8]| -> Vec<Vec<u8>> {
+            text.trim_ascii_end().split(|byte| *byte == b'\n').map(|line| line.trim_ascii_end().to_vec()).collect()
+        };
+        prop_assert_eq!(checker("lines").accepts(&expected, &output), lines(&expected) == lines(&output));
+    }
+
+    #[test]
+    fn unordered_agrees_with_sorting_lines(expected in text(), output in text(), shuffled in any::<bool>()) {
+        let sorted = |text: &[u8]| {
+            let text = String::from_utf8_lossy(text).into_owned();
+            let mut lines: Vec<Vec<String>> =
+                text.split('\n').map(|line| line.split_ascii_whitespace().map(String::from).collect()).collect();
+            lines.retain(|line: &Vec<String>| !line.is_empty());
+            lines.sort();
+            lines
+        };
+        let output = if shuffled {
+            sorted(&expected).iter().map(|line| line.join(" \t")).collect::<Vec<_>>().join("\n").into_bytes()
+        } else {
+            output
+        };
+        prop_assert_eq!(checker("unordered").accepts(&expected, &output), sorted(&expected) == sorted(&output));
+    }
+
+    #[test]
+    fn calls_agree_with_json_parsed_as_a_whole(expected in value(), output in value(), cuts in proptest::collection::vec(0usize..9, 0..9)) {
+        let (dense, spaced) = (expected.to_string(), serde_json::to_string_pretty(&expected).expect("it is JSON"));
+        prop_assert!(fed_in_pieces(&checker("call"), dense.as_bytes(), spaced.as_bytes(), &cuts));
+        let unwrapped = expected.as_array().filter(|items| items.len() == 1).map(|items| &items[0]);
+        let equal = expected == output || unwrapped == Some(&output);
+        prop_assert_eq!(fed_in_pieces(&checker("call"), dense.as_bytes(), output.to_string().as_bytes(), &cuts), equal);
     }
 
     #[test]

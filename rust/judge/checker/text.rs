@@ -1,10 +1,15 @@
-//! Outputs compared as bytes or lines.
+//! Outputs compared as bytes or lines, as they come.
 
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
+
+use memchr::{memchr, memrchr};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::Comparison;
+use super::bytes::{C_BLANKS, common_prefix};
 
-/// Byte by byte, as they come.
+/// Byte by byte.
 pub(super) struct Exact {
     expected: Arc<[u8]>,
     position: usize,
@@ -31,50 +36,126 @@ impl Comparison for Exact {
     }
 }
 
-/// Kept whole (the output limit bounds it) and compared at its end.
-pub(super) struct Whole<F> {
+/// Line by line. In order: blanks at the end of a line and empty lines at the end do not count. In any order: lines are
+/// their tokens, and empty ones do not count.
+pub(super) struct Lines {
     expected: Arc<[u8]>,
-    output: Vec<u8>,
-    same: F,
+    position: usize,
+    /// The beginning of a line that is not at its end yet.
+    partial: Vec<u8>,
+    /// Lines that are not where they are expected; `None` where the order counts.
+    elsewhere: Option<Bag>,
+    wrong: bool,
 }
 
-impl<F: Fn(&[u8], &[u8]) -> bool> Whole<F> {
-    pub(super) fn new(expected: Arc<[u8]>, same: F) -> Self {
-        Whole { expected, output: Vec::new(), same }
+impl Lines {
+    pub(super) fn in_order(expected: Arc<[u8]>) -> Self {
+        Lines { expected, position: 0, partial: Vec::new(), elsewhere: None, wrong: false }
     }
-}
 
-impl<F: Fn(&[u8], &[u8]) -> bool> Comparison for Whole<F> {
-    fn feed(&mut self, bytes: &[u8]) -> bool {
-        self.output.extend_from_slice(bytes);
+    pub(super) fn in_any_order(expected: Arc<[u8]>) -> Self {
+        Lines { elsewhere: Some(Bag::default()), ..Lines::in_order(expected) }
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            if self.partial.is_empty() {
+                bytes = &bytes[self.skip_identical(bytes)..];
+            }
+            let Some(length) = memchr(b'\n', bytes) else {
+                self.partial.extend_from_slice(bytes);
+                return true;
+            };
+            if !self.end_line(&bytes[..length]) {
+                return false;
+            }
+            bytes = &bytes[length + 1..];
+        }
         true
     }
 
-    fn finish(&mut self) -> bool {
-        (self.same)(&self.expected, &self.output)
+    /// Whole lines that are the same, byte for byte.
+    fn skip_identical(&mut self, bytes: &[u8]) -> usize {
+        let same = common_prefix(&self.expected[self.position..], bytes);
+        let skipped = memrchr(b'\n', &bytes[..same]).map_or(0, |last| last + 1);
+        self.position += skipped;
+        skipped
+    }
+
+    fn end_line(&mut self, rest: &[u8]) -> bool {
+        if self.partial.is_empty() {
+            return self.check(rest);
+        }
+        let mut line = std::mem::take(&mut self.partial);
+        line.extend_from_slice(rest);
+        self.check(&line)
+    }
+
+    fn check(&mut self, line: &[u8]) -> bool {
+        let rest = &self.expected[self.position..];
+        let length = memchr(b'\n', rest).unwrap_or(rest.len());
+        if rest[..length].trim_ascii_end() == line.trim_ascii_end() {
+            self.position += (length + 1).min(rest.len());
+            return true;
+        }
+        if let Some(bag) = &mut self.elsewhere {
+            bag.add(line);
+        }
+        self.elsewhere.is_some()
+    }
+
+    fn end(&mut self) -> bool {
+        if !self.partial.is_empty() && !self.end_line(b"") {
+            return false;
+        }
+        let rest = &self.expected[self.position..];
+        match &mut self.elsewhere {
+            None => rest.trim_ascii().is_empty(),
+            Some(bag) => {
+                let mut missing = Bag::default();
+                rest.split(|byte| *byte == b'\n').for_each(|line| missing.add(line));
+                *bag == missing
+            }
+        }
     }
 }
 
-/// Blanks at the end of a line and empty lines at the end do not count.
-pub(super) fn same_lines(expected: &[u8], output: &[u8]) -> bool {
-    lines(expected).eq(lines(output))
+impl Comparison for Lines {
+    fn feed(&mut self, bytes: &[u8]) -> bool {
+        self.wrong = self.wrong || !self.take(bytes);
+        !self.wrong
+    }
+
+    fn finish(&mut self) -> bool {
+        self.wrong = self.wrong || !self.end();
+        !self.wrong
+    }
 }
 
-fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.trim_ascii_end().split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end)
+/// Lines in any order, known by the sum of their hashes: they take no memory, and different ones are taken for the same
+/// once in 2^128. The seed is this process's own, so that no program can look for such lines.
+#[derive(Default, PartialEq)]
+struct Bag {
+    num_lines: u64,
+    sum: u128,
 }
 
-/// Each line as its tokens; empty lines do not count.
-pub(super) fn same_lines_in_any_order(expected: &[u8], output: &[u8]) -> bool {
-    sorted_lines(expected) == sorted_lines(output)
+static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
+
+impl Bag {
+    /// Adds the line's tokens, if it has any.
+    fn add(&mut self, line: &[u8]) {
+        let hash = match tokens(line).next() {
+            None => return,
+            // The usual line is its tokens, with one blank between them.
+            Some(first) if first.len() == line.len() => xxh3_128_with_seed(line, *SEED),
+            Some(_) => xxh3_128_with_seed(&tokens(line).collect::<Vec<_>>().join(&b' '), *SEED),
+        };
+        self.num_lines += 1;
+        self.sum = self.sum.wrapping_add(hash);
+    }
 }
 
-fn sorted_lines(text: &[u8]) -> Vec<Vec<&[u8]>> {
-    let tokens = |line| -> Vec<&[u8]> {
-        let words = <[u8]>::split(line, u8::is_ascii_whitespace);
-        words.filter(|word| !word.is_empty()).collect()
-    };
-    let mut lines: Vec<_> = text.split(|byte| *byte == b'\n').map(tokens).filter(|line| !line.is_empty()).collect();
-    lines.sort_unstable();
-    lines
+fn tokens(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| C_BLANKS[usize::from(*byte)]).filter(|token| !token.is_empty())
 }

@@ -1,200 +1,150 @@
-//! Outputs compared token by token, as they come: the rules differ only in when two tokens are the same.
+//! Outputs compared token by token, as they come.
+//!
+//! Both texts are compared as bytes for as long as they are the same. Where they differ, the tokens there are compared by
+//! the rule; text that is the same is right by every rule. So nothing of an output is kept but a token that differs from
+//! the one expected and is not at its end yet.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use super::Comparison;
+use super::bytes::{Blanks, common_prefix, run_length, run_length_at_end};
+use super::{Comparison, TokenRule};
 
-/// When two tokens are the same.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TokenRule {
-    /// The same text.
-    Text {
-        /// ASCII letters match in either case.
-        ignore_case: bool,
-    },
-    /// The same text, or two numbers that differ little.
-    Floats {
-        /// Allowed difference.
-        absolute: f64,
-        /// Allowed difference as a share of the expected number; either suffices.
-        relative: f64,
-    },
-    /// The default validator of Kattis (problemtools): where a tolerance is given and the expected token is a number,
-    /// numbers are compared; else text.
-    Kattis {
-        /// ASCII letters match in either case (its default).
-        ignore_case: bool,
-        /// Blanks must be the same too.
-        space_sensitive: bool,
-        /// Allowed difference, if numbers are to be compared as such.
-        absolute: Option<f64>,
-        /// Allowed share of the expected number; either suffices.
-        relative: Option<f64>,
-    },
-    /// The checker of DeepMind's CodeContests.
-    CodeContests {
-        /// Compares whole numbers as text; the original compares them as doubles, so that they blur above 2^53.
-        exact_int: bool,
-    },
-}
-
-impl TokenRule {
-    /// The same tolerance, absolute or relative.
-    pub fn floats(tolerance: f64) -> Self {
-        TokenRule::Floats { absolute: tolerance, relative: tolerance }
-    }
-
-    fn is_space(&self, byte: u8) -> bool {
-        // All but CodeContests also split at form feeds.
-        matches!(byte, b' ' | b'\n' | b'\t' | b'\r' | 0x0B)
-            || (byte == 0x0C && !matches!(self, TokenRule::CodeContests { .. }))
-    }
-
-    fn spaces_count(&self) -> bool {
-        matches!(self, TokenRule::Kattis { space_sensitive: true, .. })
-    }
-
-    fn same(&self, expected: &[u8], got: &[u8]) -> bool {
-        match *self {
-            TokenRule::Text { ignore_case } => same_text(expected, got, ignore_case),
-            TokenRule::Floats { absolute, relative } => {
-                expected == got || both_numbers(expected, got).is_some_and(|(a, b)| near(a, b, absolute, relative))
-            }
-            TokenRule::Kattis { ignore_case, absolute, relative, .. } => {
-                let compares_numbers = absolute.is_some() || relative.is_some();
-                match to_number(expected).filter(|_| compares_numbers) {
-                    Some(number) => to_number(got)
-                        .is_some_and(|other| near(number, other, absolute.unwrap_or(-1.0), relative.unwrap_or(-1.0))),
-                    None => same_text(expected, got, ignore_case),
-                }
-            }
-            TokenRule::CodeContests { exact_int } => {
-                same_text(expected, got, true)
-                    || (!(exact_int && is_integer(expected) && is_integer(got))
-                        && both_numbers(expected, got).is_some_and(|(a, b)| (a - b).abs() < 1e-5))
-            }
-        }
-    }
-}
-
-fn same_text(expected: &[u8], got: &[u8], ignore_case: bool) -> bool {
-    if ignore_case { expected.eq_ignore_ascii_case(got) } else { expected == got }
-}
-
-pub(super) fn near(expected: f64, got: f64, absolute: f64, relative: f64) -> bool {
-    let difference = (expected - got).abs();
-    // Nothing but itself is near an infinity.
-    expected == got || (difference.is_finite() && (difference <= absolute || difference <= relative * expected.abs()))
-}
-
-fn both_numbers(a: &[u8], b: &[u8]) -> Option<(f64, f64)> {
-    Some((to_number(a)?, to_number(b)?))
-}
-
-fn to_number(token: &[u8]) -> Option<f64> {
-    std::str::from_utf8(token).ok()?.parse().ok()
-}
-
-fn is_integer(token: &[u8]) -> bool {
-    let digits = token.strip_prefix(b"-").or(token.strip_prefix(b"+")).unwrap_or(token);
-    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
-}
-
-/// A comparison that keeps no more of the output than a token.
+/// A comparison by a [`TokenRule`]. Texts consist of pieces: tokens and, where blanks count, the runs of blanks.
 pub(super) struct TokenComparison {
     rule: TokenRule,
+    blanks: &'static Blanks,
     expected: Arc<[u8]>,
+    /// Where the current piece of the expected output begins, or blanks before it that do not count.
     position: usize,
-    /// The piece (a token, or the blanks before it) that the last bytes may not have ended.
-    partial: Vec<u8>,
+    /// So many bytes of the current piece have come, and are those expected.
+    matched: usize,
+    /// The current piece as it came, once it differs; then `matched` is 0.
+    differing: Vec<u8>,
     wrong: bool,
 }
 
 impl TokenComparison {
     pub(super) fn new(rule: TokenRule, expected: Arc<[u8]>) -> Self {
-        TokenComparison { rule, expected, position: 0, partial: Vec::new(), wrong: false }
+        let blanks = rule.blanks();
+        TokenComparison { rule, blanks, expected, position: 0, matched: 0, differing: Vec::new(), wrong: false }
     }
 
-    /// The next piece of the expected output: a token; where blanks count, also a run of blanks.
-    fn next_expected(&mut self) -> Option<Range<usize>> {
-        let rest = &self.expected[self.position..];
-        let skipped = if self.rule.spaces_count() {
-            0
-        } else {
-            rest.iter().take_while(|byte| self.rule.is_space(**byte)).count()
-        };
-        let rest = &rest[skipped..];
-        let blank = self.rule.is_space(*rest.first()?);
-        let length = rest.iter().take_while(|byte| self.rule.is_space(**byte) == blank).count();
-        let start = self.position + skipped;
-        self.position = start + length;
-        Some(start..self.position)
+    fn is_blank(&self, byte: u8) -> bool {
+        self.blanks[usize::from(byte)]
     }
 
-    fn check(&mut self, piece: &[u8]) -> bool {
-        let Some(range) = self.next_expected() else { return false };
-        let expected = &self.expected[range];
-        let blank = |piece: &[u8]| piece.first().is_some_and(|byte| self.rule.is_space(*byte));
-        if blank(expected) || blank(piece) { expected == piece } else { self.rule.same(expected, piece) }
-    }
-
-    /// Skips what is the same byte for byte, up to a blank: the usual case, at the speed of a memory comparison.
-    fn skip_identical(&mut self, bytes: &[u8]) -> usize {
-        if !self.partial.is_empty() || self.rule.spaces_count() {
-            return 0;
-        }
-        let blanks = self.expected[self.position..].iter().take_while(|byte| self.rule.is_space(**byte)).count();
-        let expected = &self.expected[self.position + blanks..];
-        let same = common_prefix(expected, bytes);
-        match bytes[..same].iter().rposition(|byte| self.rule.is_space(*byte)) {
-            Some(last) => {
-                self.position += blanks + last + 1;
-                last + 1
-            }
-            None => 0,
-        }
-    }
-
-    fn take(&mut self, bytes: &[u8]) -> bool {
-        let mut rest = &bytes[self.skip_identical(bytes)..];
-        while let Some(first) = rest.first() {
-            let blank = self.rule.is_space(*first);
-            let length = rest.iter().take_while(|byte| self.rule.is_space(**byte) == blank).count();
-            let (piece, behind) = rest.split_at(length);
-            rest = behind;
-            let continues = self.partial.first().is_some_and(|byte| self.rule.is_space(*byte) == blank);
-            let ended_partial = !continues && !self.partial.is_empty();
-            if !continues && !self.end_piece() {
-                return false;
-            }
-            if !blank || self.rule.spaces_count() {
-                if rest.is_empty() || continues {
-                    self.partial.extend_from_slice(piece);
-                } else if !self.check(piece) {
-                    return false;
-                }
-            } else if ended_partial {
-                // The token that the last bytes had cut is done, and a blank seen: both sides are between tokens again.
-                rest = &rest[self.skip_identical(rest)..];
-            }
+    /// Takes the next bytes; false when a piece is wrong.
+    fn take(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let used = match self.differing.first() {
+                Some(first) => self.take_rest_of_piece(bytes, self.is_blank(*first)),
+                None => self.take_identical(bytes),
+            };
+            let Some(used) = used else { return false };
+            bytes = &bytes[used..];
         }
         true
     }
 
-    fn end_piece(&mut self) -> bool {
-        let piece = std::mem::take(&mut self.partial);
-        piece.is_empty() || self.check(&piece)
+    /// The rest of a piece that differs, if its end is here; gives the number of bytes used, `None` when it is wrong.
+    fn take_rest_of_piece(&mut self, bytes: &[u8], blank: bool) -> Option<usize> {
+        let length = run_length(bytes, self.blanks, blank);
+        self.differing.extend_from_slice(&bytes[..length]);
+        if length < bytes.len() && !self.end_differing() {
+            return None;
+        }
+        Some(length)
     }
-}
 
-fn common_prefix(a: &[u8], b: &[u8]) -> usize {
-    const BLOCK: usize = 64;
-    let length = a.len().min(b.len());
-    let (a, b) = (&a[..length], &b[..length]);
-    let blocks = a.chunks(BLOCK).zip(b.chunks(BLOCK)).take_while(|(x, y)| x == y).count() * BLOCK;
-    let start = blocks.min(length);
-    start + a[start..].iter().zip(&b[start..]).take_while(|(x, y)| x == y).count()
+    /// What is the same, up to the piece that is not; gives the number of bytes used, `None` when that piece is wrong.
+    fn take_identical(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut skipped = 0;
+        if self.matched == 0 && !self.rule.blanks_count() {
+            self.position += run_length(&self.expected[self.position..], self.blanks, true);
+            skipped = run_length(bytes, self.blanks, true);
+        }
+        let bytes = &bytes[skipped..];
+        let begin = self.position + self.matched;
+        let same = common_prefix(&self.expected[begin..], bytes);
+        let end = begin + same;
+        let (here, there) = (bytes.get(same).copied(), self.expected.get(end).copied());
+        let Some(last) = end.checked_sub(1).filter(|last| *last >= self.position).map(|last| self.expected[last])
+        else {
+            // The first byte of a piece differs, unless there is none.
+            return Some(skipped + if here.is_some() { self.take_first_piece(bytes)? } else { 0 });
+        };
+        let blank = self.is_blank(last);
+        let [goes_on, should_go_on] = [here, there].map(|byte| byte.is_some_and(|byte| self.is_blank(byte) == blank));
+        let is_right = here.is_some() && !goes_on && !should_go_on;
+        if is_right || (blank && !self.rule.blanks_count()) {
+            (self.position, self.matched) = (end, 0);
+            return Some(skipped + same);
+        }
+        self.keep_last_piece(end, same, blank);
+        if here.is_some() {
+            if self.rule.is_exact() {
+                return None;
+            }
+            self.differing.extend_from_slice(&self.expected[self.position..end]);
+            self.matched = 0;
+            if !goes_on && !self.end_differing() {
+                return None;
+            }
+        }
+        Some(skipped + same)
+    }
+
+    /// Makes the piece at `end`, whose last `same` bytes or fewer came now, the current one.
+    fn keep_last_piece(&mut self, end: usize, same: usize, blank: bool) {
+        let length = run_length_at_end(&self.expected[end - same..end], self.blanks, blank);
+        let began_before = length == same && self.matched > 0 && self.is_blank(self.expected[self.position]) == blank;
+        if !began_before {
+            self.position = end - length;
+        }
+        self.matched = end - self.position;
+    }
+
+    /// A piece none of which is as expected, with its end or without.
+    fn take_first_piece(&mut self, bytes: &[u8]) -> Option<usize> {
+        let length = run_length(bytes, self.blanks, self.is_blank(*bytes.first()?));
+        if length == bytes.len() && !self.rule.is_exact() {
+            self.differing.extend_from_slice(bytes);
+        } else if !self.check(&bytes[..length]) {
+            return None;
+        }
+        Some(length)
+    }
+
+    fn end_differing(&mut self) -> bool {
+        let piece = std::mem::take(&mut self.differing);
+        let right = self.check(&piece);
+        // Kept for the next one.
+        self.differing = piece;
+        self.differing.clear();
+        right
+    }
+
+    /// Whether a piece is the next of the expected output, which it uses up.
+    fn check(&mut self, piece: &[u8]) -> bool {
+        let rest = &self.expected[self.position..];
+        let Some(first) = rest.first() else { return false };
+        let expected = &rest[..run_length(rest, self.blanks, self.is_blank(*first))];
+        self.position += expected.len();
+        let any_blank = self.is_blank(*first) || piece.first().is_some_and(|byte| self.is_blank(*byte));
+        expected == piece || (!any_blank && self.rule.same(expected, piece))
+    }
+
+    fn end(&mut self) -> bool {
+        if self.matched > 0 {
+            self.differing.extend_from_slice(&self.expected[self.position..self.position + self.matched]);
+            self.matched = 0;
+        }
+        if !self.differing.is_empty() && !self.end_differing() {
+            return false;
+        }
+        let rest = &self.expected[self.position..];
+        rest.is_empty() || (!self.rule.blanks_count() && run_length(rest, self.blanks, true) == rest.len())
+    }
 }
 
 impl Comparison for TokenComparison {
@@ -204,7 +154,7 @@ impl Comparison for TokenComparison {
     }
 
     fn finish(&mut self) -> bool {
-        self.wrong = self.wrong || !self.end_piece() || self.next_expected().is_some();
+        self.wrong = self.wrong || !self.end();
         !self.wrong
     }
 }
