@@ -20,21 +20,40 @@ pub fn map<T: Sync, R: Send>(
     interrupt: Interrupt<'_>,
     work: impl Fn(&T) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
-    let threads = match items.len() {
-        0..MIN_ITEMS => 1,
-        many => std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS).min(many / BLOCK),
+    in_blocks(items, BLOCK, if items.len() < MIN_ITEMS { 1 } else { items.len() / BLOCK }, interrupt, work)
+}
+
+/// The same for items each of which is worth a thread.
+pub fn map_large<T: Sync, R: Send>(
+    items: &[T],
+    interrupt: Interrupt<'_>,
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    in_blocks(items, 1, items.len(), interrupt, work)
+}
+
+fn in_blocks<T: Sync, R: Send>(
+    items: &[T],
+    block: usize,
+    most_threads: usize,
+    interrupt: Interrupt<'_>,
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let threads = match most_threads {
+        0 | 1 => 1,
+        most => std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS).min(most),
     };
     if threads == 1 {
         let one = |item| interrupt.check().and_then(|()| work(item));
         return items.iter().map(one).collect();
     }
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let done: Mutex<Vec<(usize, Vec<R>)>> = Mutex::new(Vec::with_capacity(items.len().div_ceil(BLOCK)));
+    let done: Mutex<Vec<(usize, Vec<R>)>> = Mutex::new(Vec::with_capacity(items.len().div_ceil(block)));
     let failed: Mutex<Option<Error>> = Mutex::new(None);
     let blocks = |check: &dyn Fn() -> Result<()>| {
         while !stop.load(Ordering::Relaxed) {
-            let at = next.fetch_add(BLOCK, Ordering::Relaxed);
-            let Some(block) = items.get(at..items.len().min(at + BLOCK)).filter(|block| !block.is_empty()) else {
+            let at = next.fetch_add(block, Ordering::Relaxed);
+            let Some(block) = items.get(at..items.len().min(at + block)).filter(|block| !block.is_empty()) else {
                 return;
             };
             match check().and_then(|()| block.iter().map(&work).collect::<Result<Vec<R>>>()) {

@@ -52,7 +52,9 @@ fn deleted_records_and_superseded_columns_leave_the_disk_and_ids_stay() {
     let second = compact(&store);
     assert_eq!((second.records, second.late), (0, 50), "tombstones go when their records are gone");
     let third = compact(&store);
-    assert_eq!((third.segments, third.bytes_after), (0, third.bytes_before), "nothing is left to do");
+    assert_eq!((third.records, third.late), (0, 0), "only smaller segments are merged still: {third:?}");
+    let fourth = compact(&store);
+    assert_eq!((fourth.segments, fourth.bytes_after), (0, third.bytes_after), "nothing is left to do");
     // Of the two prompts that all share, the one of odd numbers is no longer referred to.
     for store in [&store, &watching, &append(directory.path())] {
         assert_eq!(scan(store), kept);
@@ -136,4 +138,103 @@ fn a_damaged_segment_is_not_compacted_and_only_one_process_compacts() {
     assert!(refused.to_string().contains("another process"), "{refused}");
     drop(identity);
     assert_eq!(compact(&store).records, 1);
+}
+
+fn files(directory: &std::path::Path, suffix: &str) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(suffix) && name.starts_with("segment")).collect();
+    names.sort();
+    names
+}
+
+/// Ten sealed segments of a few records, by as many writers, with late columns and deletions in later ones.
+fn scattered(directory: &std::path::Path) -> (Vec<u64>, Vec<Trajectory>) {
+    let (mut ids, mut records) = (Vec::new(), Vec::new());
+    for turn in 0..10u64 {
+        let store = append(directory);
+        let mut part: Vec<Trajectory> = (4 * turn..4 * turn + 4).map(with_long_prompt).collect();
+        ids.extend(store.append(&part, GO_ON()).unwrap());
+        records.append(&mut part);
+        let late = Late { reward: Some(turn as f64 / 3.0), ..Late::default() };
+        store.annotate(&ids[turn as usize..][..1], std::slice::from_ref(&late), GO_ON()).unwrap();
+        late.apply(&mut records[turn as usize]);
+        let small = Options { segment_bytes: 1, ..options(Mode::Append) };
+        drop(store);
+        // One that finds the segment too large seals it.
+        let store = Store::open(directory, small, GO_ON()).unwrap();
+        ids.extend(store.append(&[trajectory(1000 + turn)], GO_ON()).unwrap());
+        records.push(trajectory(1000 + turn));
+    }
+    (ids, records)
+}
+
+#[test]
+fn small_segments_that_follow_one_another_become_one_and_ids_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ids, records) = scattered(directory.path());
+    let watching = Store::open(directory.path(), options(Mode::Read), GO_ON()).unwrap();
+    let before = files(directory.path(), ".spo").len();
+    assert!(before >= 9, "{before}");
+    let store = append(directory.path());
+    let done = compact(&store);
+    assert_eq!((done.records, files(directory.path(), ".spo").len()), (0, 1), "{done:?}");
+    assert!(done.merged as usize >= before - 1 && done.segments == done.merged + 1, "{done:?}");
+    assert!(done.bytes_after < done.bytes_before, "prompts and ranks are there once: {done:?}");
+    let again = compact(&store);
+    assert_eq!((again.segments, again.merged), (0, 0), "nothing is left to do");
+    for store in [&watching, &store, &append(directory.path())] {
+        assert_eq!(scan(store), ids);
+        assert_eq!(read(store, &ids), records);
+        assert_eq!(store.len(GO_ON()).unwrap(), ids.len());
+    }
+    store.delete(&ids[7..9], GO_ON()).unwrap();
+    assert_eq!(compact(&store).records, 2, "also of a merged segment");
+    let more = store.append(&records[..1], GO_ON()).unwrap();
+    assert!(!ids.contains(&more[0]), "numbers of merged segments are not given again");
+    let kept: Vec<u64> = ids.iter().copied().filter(|id| !ids[7..9].contains(id)).chain(more).collect();
+    assert_eq!(scan(&append(directory.path())), kept);
+}
+
+#[test]
+fn segments_left_by_a_merge_that_was_cut_short_count_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ids, records) = scattered(directory.path());
+    let store = append(directory.path());
+    let copies: Vec<(std::path::PathBuf, Vec<u8>)> = files(directory.path(), ".spo")
+        .into_iter()
+        .map(|name| directory.path().join(name))
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect();
+    store.delete(&ids[..1], GO_ON()).unwrap();
+    compact(&store);
+    drop(store);
+    let merged = files(directory.path(), ".spo");
+    for (path, bytes) in copies.iter().filter(|(path, _)| !path.exists()) {
+        fs::write(path, bytes).unwrap();
+    }
+    assert!(files(directory.path(), ".spo").len() > merged.len());
+    for mode in [Mode::Read, Mode::Append] {
+        let store = Store::open(directory.path(), options(mode), GO_ON()).unwrap();
+        assert_eq!(scan(&store), ids[1..], "what was deleted does not come back, nothing is there twice");
+        assert_eq!(read(&store, &ids[1..]), records[1..]);
+    }
+    compact(&append(directory.path()));
+    assert!(copies.iter().filter(|(path, _)| path.exists()).count() <= merged.len());
+    assert_eq!(scan(&append(directory.path())), ids[1..]);
+}
+
+#[test]
+fn a_merged_segment_without_its_footer_is_read_record_by_record() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ids, records) = scattered(directory.path());
+    compact(&append(directory.path()));
+    let [name] = &files(directory.path(), ".spo")[..] else { panic!("one segment") };
+    let path = directory.path().join(name);
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 30]).unwrap();
+    assert!(matches!(Store::open(directory.path(), options(Mode::Read), GO_ON()), Err(Error::Corrupt { .. })));
+    let skipping = Options { on_damage: spo_core::store::OnDamage::Skip, ..options(Mode::Read) };
+    let store = Store::open(directory.path(), skipping, GO_ON()).unwrap();
+    assert_eq!(scan(&store), ids);
+    assert_eq!(read(&store, &ids), records);
 }

@@ -31,6 +31,12 @@ enum Step {
     Delete(usize, f64),
     /// A writer compacts the store, and is stopped at this moment if that comes before the end.
     Compact(usize, u64),
+    /// The writer of another store appends so many records there.
+    Elsewhere(u64),
+    /// A writer attaches that store.
+    Attach(usize),
+    /// Its writer compacts that store, under those who list it.
+    CompactElsewhere,
     /// Every writer dies, one of them within an append of which this share reached the file.
     Crash(usize, f64),
 }
@@ -44,6 +50,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (writer(), 0.0..1.0f64, 0..1000u64).prop_map(|(writer, at, value)| Step::Annotate(writer, at, value)),
         2 => (writer(), 0.0..1.0f64).prop_map(|(writer, at)| Step::Delete(writer, at)),
         2 => (writer(), 0..400u64).prop_map(|(writer, stop)| Step::Compact(writer, stop)),
+        2 => (1u64..4).prop_map(Step::Elsewhere),
+        1 => writer().prop_map(Step::Attach),
+        1 => Just(Step::CompactElsewhere),
         1 => (writer(), 0.0..1.0f64).prop_map(|(writer, share)| Step::Crash(writer, share)),
     ];
     proptest::collection::vec(step, 1..40)
@@ -52,6 +61,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Model {
     directory: tempfile::TempDir,
     writers: Vec<Option<Store>>,
+    elsewhere: (tempfile::TempDir, Store),
+    /// Records of that store that are not listed yet.
+    unlisted: Vec<Trajectory>,
+    attached: bool,
     expected: BTreeMap<u64, Trajectory>,
     /// Ids of deleted records.
     gone: Vec<u64>,
@@ -101,8 +114,31 @@ impl Model {
                     Err(error) => panic!("{error}"),
                 }
             }
+            Step::Elsewhere(count) => {
+                let records = self.records(count);
+                self.elsewhere.1.append(&records, GO_ON()).unwrap();
+                self.unlisted.extend(records);
+                self.list();
+            }
+            Step::Attach(writer) => {
+                self.writers[writer].as_ref().unwrap().attach(self.elsewhere.0.path(), GO_ON()).unwrap();
+                self.attached = true;
+                self.list();
+            }
+            Step::CompactElsewhere => drop(self.elsewhere.1.compact(&mut |_, _| {}, GO_ON()).unwrap()),
             Step::Crash(writer, share) => self.crash(writer, share),
         }
+    }
+
+    /// Takes in the records of the other store, if it is attached.
+    fn list(&mut self) {
+        if !self.attached {
+            return;
+        }
+        let ids = self.writers[0].as_ref().unwrap().scan(&Filter::default(), GO_ON()).unwrap();
+        let new = ids.into_iter().filter(|id| !self.expected.contains_key(id));
+        let listed: Vec<(u64, Trajectory)> = new.zip(std::mem::take(&mut self.unlisted)).collect();
+        self.expected.extend(listed);
     }
 
     /// The id at this share of all.
@@ -189,8 +225,13 @@ proptest! {
 
     #[test]
     fn whatever_writers_do_and_however_they_die_the_store_holds_what_it_promised(steps in steps()) {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let other = Model::open(elsewhere.path());
         let mut model = Model {
             directory: tempfile::tempdir().unwrap(),
+            elsewhere: (elsewhere, other),
+            unlisted: Vec::new(),
+            attached: false,
             writers: (0..WRITERS).map(|_| None).collect(),
             expected: BTreeMap::new(),
             gone: Vec::new(),

@@ -19,8 +19,10 @@ struct Fixture {
     directory: tempfile::TempDir,
     file: PathBuf,
     bytes: Vec<u8>,
-    /// Length of the file after each append, that of the empty one first.
+    /// Length of the file after each append, that of the empty one first; of a sealed one, the ends of its records.
     ends: Vec<usize>,
+    /// Where the records begin.
+    start: usize,
 }
 
 fn fixture() -> Fixture {
@@ -35,10 +37,18 @@ fn fixture() -> Fixture {
     }
     drop(store);
     let bytes = fs::read(&file).unwrap();
-    Fixture { directory, file, bytes, ends }
+    Fixture { directory, file, bytes, start: ends[0], ends }
 }
 
 impl Fixture {
+    /// Of a sealed segment.
+    fn of(directory: tempfile::TempDir, file: PathBuf) -> Self {
+        let bytes = fs::read(&file).unwrap();
+        let frames: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at..].starts_with(b"SPOf")).collect();
+        // The header's frame comes first, the footer's last.
+        Fixture { directory, file, bytes, start: frames[1], ends: frames[2..].to_vec() }
+    }
+
     /// Calls `check` with each bit in turn flipped in the file.
     fn with_each_bit_flipped(&self, mut check: impl FnMut(usize)) {
         let file = fs::OpenOptions::new().write(true).open(&self.file).unwrap();
@@ -54,6 +64,23 @@ impl Fixture {
 
 fn open(directory: &Path, mode: Mode) -> Result<Store, Error> {
     Store::open(directory, options(mode), GO_ON())
+}
+
+fn skipping(directory: &Path) -> Store {
+    Store::open(directory, Options { on_damage: OnDamage::Skip, ..options(Mode::Read) }, GO_ON()).unwrap()
+}
+
+/// The seeds of the records that can be read, and how many cannot.
+fn readable(store: &Store) -> (Vec<u64>, usize) {
+    let ids = store.scan(&Filter::default(), GO_ON()).unwrap();
+    let read = |&id: &u64| match store.read_many(&[id], Columns::ALL, GO_ON()) {
+        Ok(records) => Some(records[0].seed),
+        Err(Error::Corrupt { .. }) => None,
+        Err(error) => panic!("{error}"),
+    };
+    let seeds: Vec<u64> = ids.iter().filter_map(read).collect();
+    let damaged = ids.len() - seeds.len();
+    (seeds, damaged)
 }
 
 fn seeds(store: &Store) -> Vec<u64> {
@@ -89,6 +116,7 @@ fn a_segment_cut_within_its_header_is_damaged() {
         fs::write(&fixture.file, &fixture.bytes[..cut]).unwrap();
         let outcome = open(fixture.directory.path(), Mode::Append);
         assert!(matches!(outcome, Err(Error::Corrupt { .. })), "cut at {cut}");
+        assert_eq!(skipping(fixture.directory.path()).info(GO_ON()).unwrap().skipped, 1, "cut at {cut}");
         assert_eq!(fs::metadata(&fixture.file).unwrap().len() as usize, cut, "a refused file is left alone");
     }
 }
@@ -108,16 +136,26 @@ fn any_flipped_bit_of_a_live_segment_is_refused_and_the_rest_can_be_salvaged() {
                 Ok(_) => panic!("bit {bit} is not noticed"),
             }
         }
-        if bit / 8 < header_end {
-            return;
-        }
-        let skipping = Options { on_damage: OnDamage::Skip, ..options(Mode::Read) };
-        let store = Store::open(fixture.directory.path(), skipping, GO_ON()).unwrap();
+        let store = skipping(fixture.directory.path());
         let kept = seeds(&store);
-        assert_eq!(kept.len(), 3, "bit {bit}: {kept:?}");
+        assert_eq!(kept.len(), if bit / 8 < header_end { 4 } else { 3 }, "bit {bit}: {kept:?}");
         assert_eq!(store.info(GO_ON()).unwrap().skipped, 1, "bit {bit}");
     });
     assert_eq!(fs::read(&fixture.file).unwrap(), fixture.bytes, "a refused file is left alone");
+}
+
+#[test]
+fn any_flipped_bit_of_the_identity_is_refused_and_the_segments_can_be_read_without_it() {
+    let mut fixture = fixture();
+    fixture.file = fixture.directory.path().join("store.spo");
+    fixture.bytes = fs::read(&fixture.file).unwrap();
+    fixture.with_each_bit_flipped(|bit| {
+        for mode in [Mode::Read, Mode::Append] {
+            let outcome = open(fixture.directory.path(), mode);
+            assert!(matches!(outcome, Err(Error::Corrupt { .. })), "bit {bit}");
+        }
+        assert_eq!(seeds(&skipping(fixture.directory.path())).len(), 4, "bit {bit}");
+    });
 }
 
 #[test]
@@ -175,8 +213,21 @@ fn sealed() -> Fixture {
     store.append(&records, GO_ON()).unwrap();
     store.append(&[trajectory(4)], GO_ON()).unwrap();
     let file = directory.path().join("segment-00000001.spo");
-    let bytes = fs::read(&file).unwrap();
-    Fixture { directory, file, bytes, ends: Vec::new() }
+    Fixture::of(directory, file)
+}
+
+/// Four segments of a record each, made one.
+fn merged() -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    for at in 0..4 {
+        let small = Options { segment_bytes: 1, ..options(Mode::Append) };
+        Store::open(directory.path(), small, GO_ON()).unwrap().append(&[trajectory(at)], GO_ON()).unwrap();
+    }
+    let store = append(directory.path());
+    assert_eq!(store.compact(&mut |_, _| {}, GO_ON()).unwrap().merged, 3);
+    let sealed = |path: &PathBuf| path.to_string_lossy().ends_with(".spo") && !path.ends_with("store.spo");
+    let file = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).find(sealed).unwrap();
+    Fixture::of(directory, file)
 }
 
 #[test]
@@ -186,6 +237,9 @@ fn a_sealed_segment_cut_anywhere_is_damaged() {
     for cut in 0..fixture.bytes.len() {
         fs::write(&fixture.file, &fixture.bytes[..cut]).unwrap();
         assert!(matches!(open(fixture.directory.path(), Mode::Read), Err(Error::Corrupt { .. })), "cut at {cut}");
+        let whole = fixture.ends.iter().filter(|&&end| end <= cut).count() as u64;
+        let kept: Vec<u64> = (0..whole).chain([4]).collect();
+        assert_eq!(readable(&skipping(fixture.directory.path())), (kept, 0), "cut at {cut}");
     }
 }
 
@@ -198,6 +252,26 @@ fn any_flipped_bit_of_a_sealed_segment_is_noticed_when_it_is_opened_or_read() {
             store.read_many(&ids, Columns::ALL, GO_ON())
         });
         assert!(matches!(outcome, Err(Error::Corrupt { .. })), "bit {bit}");
+        let (kept, damaged) = readable(&skipping(fixture.directory.path()));
+        let is_in_a_record = (fixture.start..fixture.ends[3]).contains(&(bit / 8));
+        assert_eq!(kept.len(), if is_in_a_record { 4 } else { 5 }, "bit {bit}: {kept:?}");
+        assert_eq!(damaged, usize::from(is_in_a_record), "bit {bit}");
+    });
+}
+
+#[test]
+fn any_flipped_bit_of_a_merged_segment_is_noticed_and_takes_one_record_along_at_most() {
+    let fixture = merged();
+    let ids = open(fixture.directory.path(), Mode::Read).unwrap().scan(&Filter::default(), GO_ON()).unwrap();
+    fixture.with_each_bit_flipped(|bit| {
+        let outcome = open(fixture.directory.path(), Mode::Read).and_then(|store| {
+            let ids = store.scan(&Filter::default(), GO_ON())?;
+            store.read_many(&ids, Columns::ALL, GO_ON())
+        });
+        assert!(matches!(outcome, Err(Error::Corrupt { .. })), "bit {bit}");
+        let store = skipping(fixture.directory.path());
+        assert!(readable(&store).0.len() >= 3, "bit {bit}");
+        assert!(store.scan(&Filter::default(), GO_ON()).unwrap().iter().all(|id| ids.contains(id)), "bit {bit}");
     });
 }
 

@@ -1,8 +1,8 @@
 """Stores written once and kept: what any later version must still read, and must still refuse.
 
 `tests/fixtures/store-N` was written by version N of the format: each has a sealed segment, and a live one whose last
-append is cut. From the second on there are late columns and a deletion as well, in the third enough tokens are coded by
-rank. The names and numbers below say what is in them.
+append is cut. From the second on there are late columns and a deletion as well, from the third on enough tokens are
+coded by rank, in the fourth the sealed segment was merged from three. The names and numbers below say what is in them.
 """
 
 import shutil
@@ -11,10 +11,20 @@ from pathlib import Path
 import pytest
 
 from spo.store import CorruptShardError, Trajectory, TrajectoryStore
+from spo.store_copy import read_each
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CUT_BYTES = 9
 """How much is missing of the record that is cut."""
+DAMAGED = {
+    "damaged-identity": ("store.spo", 5),
+    "damaged-header": (r"segment-00000003.spo", 5),
+    "damaged-record": (r"segment-00000003.spo", 4),
+    "damaged-footer": (r"segment-00000003.spo", 5),
+    "damaged-live": (r"segment-00000004.live", 4),
+    "cut-sealed": (r"segment-00000003.spo", 4),
+}
+"""Fixtures that are `store-4`, damaged by `damage`: the file that is named, and how many of five records are kept."""
 
 
 def records() -> list[Trajectory]:
@@ -42,7 +52,7 @@ def records() -> list[Trajectory]:
 
 
 def late() -> dict[str, list[object]]:
-    """What the second fixture has of the first two records only in late columns."""
+    """What the fixtures from the second on have of the first two records only in late columns."""
     return {
         "reference_logprobs": [[], [-place / 9 for place in range(40)]],
         "mc_successes": [None, ([0, 7, 40], [0, 3, 16], [16, 16, 16])],
@@ -75,13 +85,16 @@ def late_records() -> list[Trajectory]:
 
 
 def write(path: Path) -> None:
-    """How the third fixture was written; the second was so without `common`, the first without late columns too."""
+    """How the fourth fixture was written; the third was so without `compact`, the second without `common`, the first
+    without late columns.
+    """
     common = Trajectory("common", [], [7919 * place % 300 for place in range(2**16)], 0.0, "", "common")
     with TrajectoryStore.open(path, tokenizer="sha256:fixture", segment_bytes=1) as store:
         store.append([common])
         ids = store.append(records()[:2])
         store.append(records()[2:3])
     with TrajectoryStore.open(path) as store:
+        assert store.compact()["merged"] == 2
         (deleted,) = store.append([records()[0]])
         store.annotate(ids, reference_logprobs=[[], [0.0] * 40])
         store.annotate(ids, **late())  # type: ignore[arg-type]
@@ -94,7 +107,12 @@ def write(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "first_two", "sealed"),
-    [("store-1", records()[:2], 1), ("store-2", late_records(), 1), ("store-3", late_records(), 2)],
+    [
+        ("store-1", records()[:2], 1),
+        ("store-2", late_records(), 1),
+        ("store-3", late_records(), 2),
+        ("store-4", late_records(), 1),
+    ],
 )
 def test_earlier_formats_are_read_and_gone_on_with(
     tmp_path: Path, name: str, first_two: list[Trajectory], sealed: int
@@ -124,7 +142,7 @@ def test_what_is_written_now_has_the_sizes_of_the_last_fixture(tmp_path: Path) -
     def sizes(path: Path) -> dict[str, int]:
         return {file.name: file.stat().st_size for file in path.iterdir()}
 
-    now, then = sizes(tmp_path / "store"), sizes(FIXTURES / "store-3")
+    now, then = sizes(tmp_path / "store"), sizes(FIXTURES / "store-4")
     assert now.keys() == then.keys()
     # Compressors may change by a few bytes; the layout may not without a new fixture.
     assert all(abs(now[name] - then[name]) <= 16 for name in then), (now, then)
@@ -132,10 +150,61 @@ def test_what_is_written_now_has_the_sizes_of_the_last_fixture(tmp_path: Path) -
 
 def test_a_file_of_an_unknown_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store"
-    shutil.copytree(FIXTURES / "store-3", path)
+    shutil.copytree(FIXTURES / "store-4", path)
     identity = path / "store.spo"
     data = bytearray(identity.read_bytes())
     data[6] += 1
     identity.write_bytes(data)
     with pytest.raises(CorruptShardError, match="another version"):
         TrajectoryStore.open(path, "r")
+
+
+@pytest.mark.parametrize("name", ["store-1", "store-2", "store-3", "store-4"])
+def test_earlier_formats_are_compacted_into_the_present_one(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(FIXTURES / name, path)
+    with TrajectoryStore.open(path) as store:
+        ids = store.scan()
+        before = store.read_many(ids)
+        assert store.compact()["segments"] >= 1
+        assert store.scan() == ids
+        assert store.read_many(ids) == before
+    with TrajectoryStore.open(path, "r") as store:
+        assert store.scan() == ids
+        assert store.read_many(ids) == before
+
+
+def damage(name: str, path: Path) -> None:
+    """How the damaged fixtures were made of a copy of the fourth one."""
+    file = path / DAMAGED[name][0]
+    data = bytearray(file.read_bytes())
+    magics = [at for at in range(len(data)) if data[at : at + 4] == b"SPOf"]
+    match name:
+        case "damaged-identity" | "damaged-header":
+            data[magics[0] + 40] ^= 1
+        case "damaged-record":
+            data[magics[-2] + 60] ^= 16
+        case "damaged-footer":
+            data[magics[-1] + 40] ^= 128
+        case "damaged-live":
+            data[magics[-2] + 40] ^= 2
+        case "cut-sealed":
+            del data[magics[-2] + 20 :]
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_store_is_refused_by_name_and_read_around(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(FIXTURES / name, path)
+    file, kept = DAMAGED[name]
+    for mode in ("r", "a"):
+        with (
+            pytest.raises(CorruptShardError, match=rf"{file}: damaged at byte \d+"),
+            TrajectoryStore.open(path, mode) as store,  # type: ignore[arg-type]
+        ):
+            store.read_many(store.scan())
+    with TrajectoryStore.open(path, "r", skip_damage=True) as store:
+        readable = [one for _, one in read_each(store, store.scan()) if isinstance(one, Trajectory)]
+    assert len(readable) == kept
+    assert len({one.content_hash for one in readable} - {one.content_hash for one in records()}) <= 1, "`common`"

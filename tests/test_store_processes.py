@@ -1,5 +1,6 @@
 """The store between processes: killed writers, readers that follow, a system that refuses."""
 
+import json
 import resource
 import signal
 import subprocess
@@ -77,6 +78,78 @@ def test_a_reader_sees_what_other_processes_append(tmp_path: Path) -> None:
         process.kill()
         process.wait(60)
         process.stdout.close()  # type: ignore[union-attr]
+
+
+TIMED_WRITER = """
+import json, sys, time
+from spo.store import StoreError, Trajectory, TrajectoryStore
+
+path, writer = sys.argv[1], int(sys.argv[2])
+store = TrajectoryStore.open(path, tokenizer="tests", segment_bytes=8_000)
+committed = {}
+for number in range(0, 120, 2):
+    batch = [
+        Trajectory("p", range(n % 50), range(n % 90), -1.0, "wrong_answer", f"writer-{writer}", seed=n)
+        for n in (number, number + 1)
+    ]
+    ids = store.append(batch)
+    store.annotate(ids[:1], reward=[number / 2])
+    store.commit()
+    committed.update(dict.fromkeys(ids, time.monotonic()))
+    if number == 60 * writer:
+        try:
+            store.compact()
+        except StoreError as error:
+            assert "another process" in str(error), error
+print(json.dumps(committed))
+"""
+
+TIMED_READER = """
+import json, select, sys, time
+from spo.store import TrajectoryStore
+
+store = TrajectoryStore.open(sys.argv[1], "r")
+seen, looks = {}, []
+print("ready", flush=True)
+while True:
+    last = bool(select.select([sys.stdin], [], [], 0)[0])
+    began = time.monotonic()
+    new = [one for one in store.scan() if one not in seen]
+    looks.append(began)
+    for one, record in zip(new, store.read_many(new)):
+        assert len(record.prompt_tokens) == record.seed % 50 and len(record.response_tokens) == record.seed % 90
+        seen[one] = began
+    if last:
+        break
+rewards = [store[one].reward for one in seen]
+print(json.dumps({"seen": seen, "looks": looks, "revised": sum(reward >= 0 for reward in rewards)}))
+"""
+
+
+def test_two_readers_see_at_their_next_look_what_three_writers_have_committed(tmp_path: Path) -> None:
+    """And a look takes far less than a second, so that readers are never a second behind."""
+    TrajectoryStore.open(tmp_path, tokenizer="tests").close()
+
+    def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", script, str(tmp_path), *map(str, arguments)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    readers = [start(TIMED_READER) for _ in range(2)]
+    for reader in readers:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+    writers = [start(TIMED_WRITER, writer) for writer in range(3)]
+    outputs = [writer.communicate(timeout=120)[0] for writer in writers]
+    assert all(writer.returncode == 0 for writer in writers)
+    committed = {record_id: at for output in outputs for record_id, at in json.loads(output).items()}
+    assert len(committed) == 3 * 120
+    for reader in readers:
+        told = json.loads(reader.communicate("end", timeout=120)[0])
+        assert told["seen"].keys() == committed.keys()
+        assert told["revised"] == 3 * 60
+        for record_id, at in committed.items():
+            next_look = min(look for look in told["looks"] if look >= at)
+            assert told["seen"][record_id] <= next_look, "committed before this look, seen only later"
 
 
 FULL_DISK = """

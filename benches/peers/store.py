@@ -8,8 +8,6 @@ Monte-Carlo targets as a dense column; reading gives the arrays back. Rounds are
 counts; times are wall time, and CPU time of the process in brackets. Durable appends are of 8 records.
 """
 
-# ruff: noqa: D102 - every store has the same methods: write, open, random, one_by_one, sequential, close.
-
 from __future__ import annotations
 
 import argparse
@@ -17,7 +15,6 @@ import json
 import random
 import shutil
 import statistics
-import struct
 import sys
 import tempfile
 import time
@@ -26,284 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from store_data import TRIALS, Sample, make_samples
+from store_columns import Lance, Ours, table
+from store_data import Sample, make_samples
+from store_records import ArrayRecord, Bagz, Lmdb, Rocks, pack
 
-from spo.store import Trajectory, TrajectoryStore
-
-BATCH = 64
-HEADER = struct.Struct("<IIdI32s")
-
-
-def pack(sample: Sample) -> bytes:
-    """A peer's record."""
-    header = HEADER.pack(
-        len(sample.prompt), len(sample.response), sample.reward, sample.version, sample.problem.encode()
-    )
-    columns = (sample.prompt, sample.response, sample.logprobs, sample.targets())
-    return b"".join((header, *(column.tobytes() for column in columns)))
-
-
-def unpack(data: bytes) -> tuple[Any, ...]:
-    """The arrays of a peer's record; views, as whoever reads would have them."""
-    prompt, response, *rest = HEADER.unpack_from(data)
-    at = HEADER.size
-    tokens = np.frombuffer(data, np.int32, prompt + response, at)
-    at += 4 * (prompt + response)
-    logprobs = np.frombuffer(data, np.float32, response, at)
-    targets = np.frombuffer(data, np.float32, response, at + 4 * response)
-    return tokens[:prompt], tokens[prompt:], logprobs, targets, rest
+from spo.store import TrajectoryStore
 
 
 def size_of(path: Path) -> int:
     """Bytes of a file or of a directory's files."""
     files = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_blocks * 512 if "lmdb" in str(file) else file.stat().st_size for file in files)
-
-
-class Ours:
-    """`spo.store`."""
-
-    def __init__(self, logprobs: str = "float32") -> None:
-        self.logprobs = logprobs
-        self.name = f"spo {logprobs}"
-
-    def write(self, path: Path, samples: Sequence[Sample]) -> None:
-        with TrajectoryStore.open(path, tokenizer="bench", logprobs=self.logprobs) as store:  # type: ignore[arg-type]
-            for start in range(0, len(samples), BATCH):
-                store.append([self.trajectory(sample) for sample in samples[start : start + BATCH]])
-
-    @staticmethod
-    def trajectory(sample: Sample) -> Trajectory:
-        trials = np.full(len(sample.positions), TRIALS, np.uint32)
-        return Trajectory(
-            sample.problem,
-            sample.prompt,
-            sample.response,
-            sample.reward,
-            "wrong_answer",
-            "online",
-            sample.logprobs,
-            min_policy_version=sample.version,
-            max_policy_version=sample.version,
-            mc_successes=(sample.positions, sample.successes, trials),
-        )
-
-    def open(self, path: Path) -> None:
-        self.store = TrajectoryStore.open(path, "r")
-        self.ids = self.store.scan()
-
-    def random(self, places: Sequence[int]) -> None:
-        for start in range(0, len(places), BATCH):
-            ids = [self.ids[place] for place in places[start : start + BATCH]]
-            for record in self.store.read_many(ids):
-                _ = (record.prompt_tokens, record.response_tokens, record.behavior_logprobs, record.mc_successes)
-
-    def one_by_one(self, places: Sequence[int]) -> None:
-        for place in places:
-            record = self.store[self.ids[place]]
-            _ = (record.prompt_tokens, record.response_tokens, record.behavior_logprobs, record.mc_successes)
-
-    def sequential(self) -> None:
-        for start in range(0, len(self.ids), 256):
-            self.store.read_many(self.ids[start : start + 256], ("tokens",))
-
-    def close(self) -> None:
-        self.store.close()
-
-
-class Bagz:
-    """bagz, which compresses records with zstd."""
-
-    name = "bagz"
-
-    def write(self, path: Path, samples: Sequence[Sample]) -> None:
-        import bagz
-
-        with bagz.Writer(str(path.with_suffix(".bagz"))) as writer:
-            for sample in samples:
-                writer.write(pack(sample))
-
-    def open(self, path: Path) -> None:
-        import bagz
-
-        self.reader = bagz.Reader(str(path.with_suffix(".bagz")))
-
-    def random(self, places: Sequence[int]) -> None:
-        for start in range(0, len(places), BATCH):
-            for data in self.reader.read_indices(places[start : start + BATCH]):
-                unpack(data)
-
-    def one_by_one(self, places: Sequence[int]) -> None:
-        for place in places:
-            unpack(self.reader[place])
-
-    def sequential(self) -> None:
-        for data in self.reader:
-            unpack(data)
-
-    def close(self) -> None:
-        del self.reader
-
-
-class ArrayRecord:
-    """array-record, one record a group, which random access wants."""
-
-    name = "array-record"
-
-    def write(self, path: Path, samples: Sequence[Sample]) -> None:
-        from array_record.python import array_record_module
-
-        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        for sample in samples:
-            writer.write(pack(sample))
-        writer.close()
-
-    def open(self, path: Path) -> None:
-        from array_record.python import array_record_module
-
-        self.reader = array_record_module.ArrayRecordReader(str(path))
-
-    def random(self, places: Sequence[int]) -> None:
-        for start in range(0, len(places), BATCH):
-            for data in self.reader.read(places[start : start + BATCH]):
-                unpack(data)
-
-    def one_by_one(self, places: Sequence[int]) -> None:
-        for place in places:
-            unpack(self.reader.read([place])[0])
-
-    def sequential(self) -> None:
-        for data in self.reader.read_all():
-            unpack(data)
-
-    def close(self) -> None:
-        self.reader.close()
-
-
-class Lmdb:
-    """LMDB, which does not compress."""
-
-    name = "lmdb"
-
-    def write(self, path: Path, samples: Sequence[Sample]) -> None:
-        import lmdb
-
-        with lmdb.open(str(path), map_size=1 << 32, sync=False) as store:
-            for start in range(0, len(samples), BATCH):
-                with store.begin(write=True) as transaction:
-                    for at, sample in enumerate(samples[start : start + BATCH], start):
-                        transaction.put(at.to_bytes(8, "big"), pack(sample))
-            store.sync(True)
-
-    def open(self, path: Path) -> None:
-        import lmdb
-
-        self.store = lmdb.open(str(path), readonly=True)
-
-    def random(self, places: Sequence[int]) -> None:
-        with self.store.begin() as transaction:
-            for place in places:
-                unpack(transaction.get(place.to_bytes(8, "big")))
-
-    one_by_one = random
-
-    def sequential(self) -> None:
-        with self.store.begin() as transaction:
-            for _, data in transaction.cursor():
-                unpack(data)
-
-    def close(self) -> None:
-        self.store.close()
-
-
-class Rocks:
-    """RocksDB with zstd."""
-
-    name = "rocksdict"
-
-    def write(self, path: Path, samples: Sequence[Sample]) -> None:
-        import rocksdict
-
-        options = rocksdict.Options(raw_mode=True)
-        options.set_compression_type(rocksdict.DBCompressionType.zstd())
-        store = rocksdict.Rdict(str(path), options)
-        for at, sample in enumerate(samples):
-            store[at.to_bytes(8, "big")] = pack(sample)
-        store.flush()
-        store.close()
-
-    def open(self, path: Path) -> None:
-        import rocksdict
-
-        self.store = rocksdict.Rdict(str(path), rocksdict.Options(raw_mode=True))
-
-    def random(self, places: Sequence[int]) -> None:
-        for place in places:
-            unpack(self.store[place.to_bytes(8, "big")])
-
-    one_by_one = random
-
-    def sequential(self) -> None:
-        for data in self.store.values():
-            unpack(data)
-
-    def close(self) -> None:
-        self.store.close()
-
-
-def _table(samples: Sequence[Sample]) -> Any:
-    import pyarrow as pa
-
-    return pa.table(
-        {
-            "problem": [sample.problem for sample in samples],
-            "prompt": pa.array([sample.prompt for sample in samples], pa.list_(pa.int32())),
-            "response": pa.array([sample.response for sample in samples], pa.list_(pa.int32())),
-            "logprobs": pa.array([sample.logprobs for sample in samples], pa.list_(pa.float32())),
-            "targets": pa.array([sample.targets() for sample in samples], pa.list_(pa.float32())),
-            "reward": [sample.reward for sample in samples],
-            "version": [sample.version for sample in samples],
-        }
-    )
-
-
-class Lance:
-    """Lance."""
-
-    name = "lance"
-
-    def write(self, path: Path, samples: Sequence[Sample]) -> None:
-        import lance
-
-        for start in range(0, len(samples), 1024):
-            lance.write_dataset(_table(samples[start : start + 1024]), str(path), mode="append" if start else "create")
-
-    def open(self, path: Path) -> None:
-        import lance
-
-        self.store = lance.dataset(str(path))
-
-    def random(self, places: Sequence[int]) -> None:
-        for start in range(0, len(places), BATCH):
-            self._arrays(self.store.take(places[start : start + BATCH]))
-
-    def one_by_one(self, places: Sequence[int]) -> None:
-        for place in places:
-            self._arrays(self.store.take([place]))
-
-    def sequential(self) -> None:
-        for batch in self.store.to_batches(columns=["prompt", "response"]):
-            self._arrays(batch)
-
-    @staticmethod
-    def _arrays(table: Any) -> None:
-        for column in table.column_names if hasattr(table, "column_names") else table.schema.names:
-            if column in ("prompt", "response", "logprobs", "targets"):
-                for value in table[column]:
-                    value.values.to_numpy()
-
-    def close(self) -> None:
-        del self.store
 
 
 PEERS: dict[str, Callable[[], Any]] = {
@@ -352,7 +82,7 @@ def durable_appends(samples: Sequence[Sample], count: int, directory: Path) -> d
 
     def lance_append(part: Sequence[Sample]) -> None:
         path = directory / "lance"
-        lance.write_dataset(_table(part), str(path), mode="append" if path.exists() else "create")
+        lance.write_dataset(table(part), str(path), mode="append" if path.exists() else "create")
 
     def ours_append(part: Sequence[Sample]) -> None:
         ours.append([Ours.trajectory(sample) for sample in part])

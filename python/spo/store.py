@@ -11,6 +11,7 @@ any thread. Nothing here samples or trains: see `spo.replay`.
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -168,14 +169,16 @@ class TrajectoryStore:
     def compact(self, progress: Callable[[int, int], object] | None = None) -> dict[str, int]:
         """Gives the space of deleted records and superseded late columns back. Ids stay; readers may go on.
 
-        Seals the segments that no other writer has open, and writes those anew that hold what is not needed. A
-        crash leaves each of them as it was or as it is to be. Attached stores are left alone.
+        Seals the segments that no other writer has open, writes those anew that hold what is not needed, and makes
+        one of small ones that follow one another. A crash leaves the old ones or the new one. Attached stores are left
+        alone.
 
         Args:
             progress: called with how many of how many segments were looked at.
 
         Returns:
-            segments (written anew), records and late (gone frames), bytes_before, bytes_after.
+            segments (written anew), merged (now part of another), records and late (gone frames), bytes_before,
+            bytes_after.
 
         Raises:
             StoreError: another process compacts the store, or it is open for reading.
@@ -212,7 +215,7 @@ class TrajectoryStore:
 
         Args:
             ids: which.
-            columns: names of `Trajectory` attributes, or "tokens" (prompt, then response). Only these are
+            columns: names of `Trajectory` attributes, "tokens" (prompt, then response) among them. Only these are
                 decompressed.
 
         Returns:
@@ -241,10 +244,7 @@ class TrajectoryStore:
             "reference_logprobs" in wanted,
             "mc_successes" in wanted,
         )
-        return {
-            name: [_tokens(record) if name == "tokens" else getattr(record, name) for record in records]
-            for name in columns
-        }
+        return {name: list(map(attrgetter(name), records)) for name in columns}
 
     def scan(
         self,
@@ -328,7 +328,3 @@ class TrajectoryStore:
         if self._store is None:
             raise StoreError("the store is closed")
         return self._store
-
-
-def _tokens(record: Trajectory) -> NDArray[np.int32]:
-    return np.concatenate([record.prompt_tokens, record.response_tokens])

@@ -1,7 +1,8 @@
 """`spo store …`: trajectory stores as people want to see, check, copy and tidy them.
 
 Only prints and moves what `spo.store` holds. No store is changed but the one that is appended to, and by `dedup` and
-`compact` the one that they are called on. Exit code 0, or 1 where `verify` found damage.
+`compact` the one that they are called on. Exit code 0, or 1 where `verify` found damage or `ls` a store that it
+cannot read.
 """
 
 import argparse
@@ -86,9 +87,19 @@ def find_stores(path: Path) -> list[Path]:
 
 def _ls(arguments: argparse.Namespace) -> int:
     table = Table("store", "records", "tokens", "MiB", "sources", "tokenizer", box=None)
+    code = 0
     for path in find_stores(arguments.path):
-        with TrajectoryStore.open(path, "r") as store:
-            info = store.info()
+        try:
+            with TrajectoryStore.open(path, "r") as store:
+                info = store.info()
+        except (CorruptShardError, StoreError) as error:
+            # The others are worth listing all the same.
+            code = 1
+            if arguments.json:
+                _print_json({"path": str(path), "error": str(error)})
+            else:
+                print(f"spo: error: {path}: {error}", file=sys.stderr)
+            continue
         if arguments.json:
             _print_json(info)
             continue
@@ -98,7 +109,7 @@ def _ls(arguments: argparse.Namespace) -> int:
         table.add_row(info["path"], str(info["records"]), str(tokens), size, sources, info["tokenizer"])
     if not arguments.json:
         Console(highlight=False).print(table)
-    return 0
+    return code
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -211,7 +222,8 @@ def _compact(arguments: argparse.Namespace) -> int:
         done = _compacted(store)
     before, after = (f"{done[name] / 2**20:.1f} MiB" for name in ("bytes_before", "bytes_after"))
     dropped = f"{done['records']} deleted trajectories and {done['late']} superseded columns or tombstones dropped"
-    _say(arguments, f"{arguments.path}: {before} before, {after} after; {dropped}", **done)
+    merged = f"{done['merged']} small segments merged into others"
+    _say(arguments, f"{arguments.path}: {before} before, {after} after; {dropped}, {merged}", **done)
     return 0
 
 

@@ -106,6 +106,7 @@ impl NativeStore {
         }
         let dict = PyDict::new(py);
         dict.set_item("segments", done.segments)?;
+        dict.set_item("merged", done.merged)?;
         dict.set_item("records", done.records)?;
         dict.set_item("late", done.late)?;
         dict.set_item("bytes_before", done.bytes_before)?;

@@ -85,6 +85,12 @@ impl Trajectory {
         PyArray1::from_slice(py, &self.0.response_tokens)
     }
 
+    /// Prompt, then response.
+    #[getter]
+    fn tokens<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i32>> {
+        PyArray1::from_vec(py, [&self.0.prompt_tokens[..], &self.0.response_tokens[..]].concat())
+    }
+
     #[getter]
     fn num_tokens(&self) -> usize {
         self.0.num_tokens()

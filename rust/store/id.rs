@@ -8,6 +8,9 @@ pub const MAX_ATTACHED_NUMBER: u32 = (1 << ATTACHED_BITS) - 1;
 /// Most attached stores.
 pub const MAX_ATTACHED: u32 = (((1 << NUMBER_BITS) - ATTACHED_BASE) >> ATTACHED_BITS) - 1;
 
+/// Highest sequence number of a frame with a record.
+pub const MAX_SEQUENCE: u32 = (1 << SEQUENCE_BITS) - 1;
+
 const SEQUENCE_BITS: u32 = 28;
 const NUMBER_BITS: u32 = 25;
 const ATTACHED_BASE: u32 = 1 << 20;
@@ -21,7 +24,7 @@ pub fn record_id(number: u32, sequence: u32) -> u64 {
 /// Segment number and frame sequence number of an id; `None` if no record can have it.
 pub fn split_id(id: u64) -> Option<(u32, u32)> {
     let number = u32::try_from(id >> SEQUENCE_BITS).ok()?;
-    let sequence = (id & ((1 << SEQUENCE_BITS) - 1)) as u32;
+    let sequence = id as u32 & MAX_SEQUENCE;
     (number < 1 << NUMBER_BITS).then_some((number, sequence))
 }
 

@@ -1,38 +1,11 @@
-//! What the store remembers of every record: a fixed 48 bytes, and each name once; and of what was said of it later. Enough to find a record and to filter
-//! without reading it.
+//! What the store remembers besides the rows of records: names, each once, and what was said of records later. And the
+//! filters of scans.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::rows::Row;
 use crate::trajectory::record::Present;
-
-/// One record's place and what it can be filtered by.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Row {
-    /// When it was appended, in microseconds since 1970.
-    pub time_us: u64,
-    /// `reward` of the trajectory.
-    pub reward: f64,
-    /// Sequence number of the record's frame in its segment.
-    pub sequence: u32,
-    /// Offset of the frame.
-    pub offset: u32,
-    /// Bytes of the frame's payload.
-    pub length: u32,
-    /// Number of the trajectory's `source` in [`Names`].
-    pub source: u32,
-    /// Number of the trajectory's `problem_id` in [`Names`].
-    pub problem: u32,
-    /// Tokens of the prompt.
-    pub prompt: u32,
-    /// Tokens of the response.
-    pub response: u32,
-    /// Columns in the record itself; `None` where a footer of version 1 does not tell.
-    pub present: Option<Present>,
-}
-
-// Ten million records must fit into half a gigabyte.
-const _: () = assert!(size_of::<Row>() <= 48);
 
 /// Late columns of a record, or its deletion: where they are, and what can be said without reading them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,6 +49,11 @@ impl Names {
     /// The name's number, if it has one.
     pub fn find(&self, name: &str) -> Option<u32> {
         self.numbers.get(name).copied()
+    }
+
+    /// The numbers that all these names, in the order of their own numbers, have among the names of `self`.
+    pub fn numbers_of(&mut self, others: &Names) -> Vec<u32> {
+        others.names.iter().map(|name| self.number(name)).collect()
     }
 
     /// The name of a number that [`Self::number`] gave.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::Store;
-use super::index::Row;
+use super::rows::Row;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 
@@ -40,10 +40,10 @@ impl Store {
     pub fn info(&self, interrupt: Interrupt<'_>) -> Result<Info> {
         self.refresh(interrupt)?;
         let state = self.state();
-        let total = |of: fn(&Row) -> u64| state.live().map(|(_, row)| of(row)).sum();
+        let total = |of: fn(&Row) -> u64| state.live().map(|row| of(&row)).sum();
         let segments = || state.segments.values();
         let mut sources = BTreeMap::new();
-        for (_, row) in state.live() {
+        for row in state.live() {
             *sources.entry(row.source).or_insert(0u64) += 1;
         }
         Ok(Info {

@@ -10,10 +10,11 @@
 //! | `shard` | the byte layout and nothing else |
 //! | `files` | names, creation, locks, directory fsync |
 //! | `recovery` | walking frames: torn tails and damage |
-//! | `segment`, `index`, `id`, `state` | what a reader knows of a segment, of a record; record ids; all of it together |
+//! | `segment`, `rows`, `index`, `id`, `state` | what a reader knows of a segment, of its records; record ids; all together |
 //! | `footer`, `read` | the index of a sealed segment; reading records |
 //! | `late` | what was said of records later: columns, deletions |
-//! | `attach`, `compact` | other stores that are listed too; giving space back |
+//! | `attach` | other stores that are listed too |
+//! | `compact`, `rewrite` | giving space back, merging small segments |
 //! | `info` | totals |
 //! | `encode` | encoding what is to be appended |
 //! | `writer` | the live segment, group commit, poisoning |
@@ -34,6 +35,8 @@ mod late;
 mod open;
 mod read;
 pub mod recovery;
+mod rewrite;
+mod rows;
 mod segment;
 pub mod shard;
 mod state;
@@ -56,8 +59,9 @@ use crate::trajectory::Trajectory;
 use crate::trajectory::record::{Columns, Encoded, Present};
 use encode::Encoder;
 use id::record_id;
-use index::{Names, Row};
+use index::Names;
 use read::Prompts;
+use rows::Row;
 use segment::Segment;
 use shard::{MAX_SEGMENT_RECORDS, SegmentHeader};
 use state::{Located, State};
@@ -226,7 +230,7 @@ impl Store {
         let Some(segment) = state.segments.get(&writer.number).filter(|segment| !segment.is_empty()) else {
             return Ok(());
         };
-        let footer = footer::footer(segment.version, &segment.rows, &segment.late, &state.names)?;
+        let footer = footer::footer(segment.version, writer.number, &segment.rows, &segment.late, &state.names)?;
         drop(state);
         let sealed = writer.number;
         writer.rotate(&footer, &self.poison)?;
@@ -282,9 +286,9 @@ fn index_records<T: AsRef<Trajectory>>(
     for (frame, trajectory) in written.frames.iter().zip(trajectories) {
         let trajectory = trajectory.as_ref();
         segment.rows.push(Row {
+            id: record_id(written.number, frame.sequence),
             time_us: written.time_us,
             reward: trajectory.reward,
-            sequence: frame.sequence,
             offset: frame.offset,
             length: frame.length,
             source: names.number(&trajectory.source),

@@ -72,7 +72,12 @@ pub(super) fn open(directory: &Path, options: Options, interrupt: Interrupt<'_>)
     if !(1..=MAX_SEGMENT_BYTES).contains(&options.segment_bytes) {
         return Err(Error::invalid(format!("segment_bytes must be from 1 to {MAX_SEGMENT_BYTES}")));
     }
-    let identity = if append { make_identity(directory, &options)? } else { read_identity(directory)? };
+    let identity = match options.mode {
+        Mode::Append => make_identity(directory, &options)?,
+        Mode::Read => {
+            read_identity(directory).or_else(|error| salvage_identity(directory, options.on_damage, error))?
+        }
+    };
     if let Some(tokenizer) = options.tokenizer.as_ref().filter(|tokenizer| **tokenizer != identity.tokenizer) {
         let (path, theirs) = (directory.display(), &identity.tokenizer);
         return Err(Error::Store(format!(
@@ -119,19 +124,15 @@ impl Source {
         }
     }
 
-    /// Opens one of its segments; `None` if it is gone.
-    pub fn open(
-        &self,
-        number: u32,
-        on_damage: OnDamage,
-        names: &mut Names,
-        interrupt: Interrupt<'_>,
-    ) -> Result<Option<Segment>> {
+    /// Opens one of its segments; `None` if it is gone. Returns the names that its rows have numbers of as well.
+    pub fn open(&self, number: u32, on_damage: OnDamage, interrupt: Interrupt<'_>) -> Result<Option<(Segment, Names)>> {
         let expected = SegmentHeader { number, ..self.identity.clone() };
         // Sealed or not is asked now: it may have been sealed since the listing.
         let Some((file, name)) = open_segment_file(&self.directory, number)? else { return Ok(None) };
-        let path = name.path(&self.directory);
-        Segment::open(file, path, name.sealed, &expected, on_damage, names, interrupt).map(Some)
+        let (path, mut names) = (name.path(&self.directory), Names::default());
+        let place = (self.base, &expected);
+        let segment = Segment::open((file, path), name.sealed, place, on_damage, &mut names, interrupt)?;
+        Ok(Some((segment, names)))
     }
 }
 
@@ -156,6 +157,19 @@ pub fn read_identity(directory: &Path) -> Result<SegmentHeader> {
     let file = File::open(&path)
         .map_err(|error| Error::io(format!("open the trajectory store {}", directory.display()), error))?;
     Ok(read_start(&file, &path)?.header)
+}
+
+/// The same from any whole segment, where damage is to be skipped.
+fn salvage_identity(directory: &Path, on_damage: OnDamage, error: Error) -> Result<SegmentHeader> {
+    if on_damage == OnDamage::Refuse || !matches!(error, Error::Corrupt { .. }) {
+        return Err(error);
+    }
+    let header = |name: SegmentName| {
+        let path = name.path(directory);
+        read_start(&File::open(&path).ok()?, &path).ok().map(|start| start.header)
+    };
+    let found = files::list_segments(directory)?.into_iter().find_map(header);
+    found.map(|header| SegmentHeader { number: 0, ..header }).ok_or(error)
 }
 
 fn make_identity(directory: &Path, options: &Options) -> Result<SegmentHeader> {
@@ -234,7 +248,7 @@ fn adopt(directory: &Path, number: u32, state: &mut State, interrupt: Interrupt<
     let Some(file) = files::adopt(&path)? else { return Ok(None) };
     // What was seen of it without the lock may be old.
     state.refresh(OnDamage::Refuse, interrupt)?;
-    let Some(segment) = state.segments.get(&number) else { return Ok(None) };
+    let Some(segment) = state.holder(number) else { return Ok(None) };
     if files::is_same(&file, &segment.file.file).map_err(|error| unreadable(&path, error))? {
         return Ok(Some(file));
     }
@@ -252,8 +266,7 @@ fn newest_time_us(state: &State) -> u64 {
 }
 
 fn newest_time_in(segment: &Segment) -> Option<u64> {
-    let (row, late) = (segment.rows.last(), segment.late.last());
-    row.map(|row| row.time_us).max(late.map(|row| row.time_us))
+    segment.rows.newest_time_us().max(segment.late.iter().map(|row| row.time_us).max())
 }
 
 fn cut_torn_tail(file: &File, segment: &Segment) -> Result<Option<TornTail>> {
@@ -273,7 +286,7 @@ fn cut_torn_tail(file: &File, segment: &Segment) -> Result<Option<TornTail>> {
 /// Seals a segment whose writer is gone and that no other is to go on with.
 fn seal(directory: &Path, number: u32, file: &File, segment: &mut Segment, names: &Names) -> Result<()> {
     let time_us = newest_time_in(segment).unwrap_or(0);
-    let footer = footer(segment.version, &segment.rows, &segment.late, names)?;
+    let footer = footer(segment.version, number, &segment.rows, &segment.late, names)?;
     write_seal(
         directory,
         number,

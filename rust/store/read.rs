@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::index::{LateRow, Row};
+use super::id::{record_id, split_id};
+use super::index::LateRow;
 use super::recovery::unreadable;
+use super::rows::Row;
 use super::shard::{FRAME_HEADER_BYTES, FrameHeader, Kind, read_targeted};
 use crate::error::{Error, Result};
 use crate::trajectory::bytes::Damage;
@@ -22,6 +24,8 @@ pub struct SegmentFile {
     pub file: File,
     /// Where it was when it was opened.
     pub path: PathBuf,
+    /// What the numbers of its store's segments are counted from.
+    pub base: u32,
     /// Ranks that were read, by the offset of their frame: there are very few.
     ranks: Mutex<Vec<(u32, Arc<Ranks>)>>,
     /// Tells files apart in [`Prompts`].
@@ -58,19 +62,31 @@ impl Prompts {
 /// Tokens of prompts that are kept: 16 MiB of them.
 const MAX_CACHED_TOKENS: usize = 4 << 20;
 
+/// A checked frame.
+struct IndexedFrame {
+    header: FrameHeader,
+    bytes: Vec<u8>,
+}
+
+impl IndexedFrame {
+    fn payload(&self) -> &[u8] {
+        &self.bytes[FRAME_HEADER_BYTES..]
+    }
+}
+
 impl SegmentFile {
     /// The open file.
-    pub fn new(file: File, path: PathBuf) -> Self {
+    pub fn new(file: File, path: PathBuf, base: u32) -> Self {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        SegmentFile { file, path, ranks: Mutex::new(Vec::new()), key: KEYS.fetch_add(1, Ordering::Relaxed) }
+        SegmentFile { file, path, base, ranks: Mutex::new(Vec::new()), key: KEYS.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// Reads one record by its row, as it was appended.
     pub fn record(&self, row: &Row, columns: Columns, prompts: &Prompts) -> Result<Trajectory> {
         let offset = u64::from(row.offset);
-        let frame = self.indexed(Kind::Trajectory, row.sequence, offset, row.length)?;
+        let frame = self.read_frame(offset, row.length)?;
         let damaged = |damage: Damage| self.damaged(offset, damage);
-        let record = Record::parse(&frame[FRAME_HEADER_BYTES..]).map_err(damaged)?;
+        let record = Record::parse(self.content(row, &frame)?).map_err(damaged)?;
         let ranks = self.ranks(&record, offset)?;
         let Decoded { mut trajectory, prompt_at } = record.decode(columns, ranks.as_deref()).map_err(damaged)?;
         if let Some((at, count)) = prompt_at {
@@ -82,17 +98,20 @@ impl SegmentFile {
     /// Which columns the record has in itself, by reading it.
     pub fn present(&self, row: &Row) -> Result<Present> {
         let offset = u64::from(row.offset);
-        let frame = self.indexed(Kind::Trajectory, row.sequence, offset, row.length)?;
-        let record = Record::parse(&frame[FRAME_HEADER_BYTES..]);
+        let frame = self.read_frame(offset, row.length)?;
+        let record = Record::parse(self.content(row, &frame)?);
         Ok(record.map_err(|damage| self.damaged(offset, damage))?.present())
     }
 
     /// Reads those late columns that are wanted, of a record with `response` response tokens.
     pub fn late(&self, row: &LateRow, response: u32, wanted: Present) -> Result<Late> {
         let offset = u64::from(row.offset);
-        let frame = self.indexed(Kind::Late, row.sequence, offset, row.length)?;
+        let frame = self.read_frame(offset, row.length)?;
+        if frame.header.kind != Kind::Late || frame.header.sequence != row.sequence {
+            return Err(self.misplaced(offset));
+        }
         let damaged = |damage: Damage| self.damaged(offset, damage);
-        let (target, content) = read_targeted(&frame[FRAME_HEADER_BYTES..]).map_err(damaged)?;
+        let (target, content) = read_targeted(frame.payload()).map_err(damaged)?;
         if target != row.target {
             return Err(self.misplaced(offset));
         }
@@ -162,19 +181,38 @@ impl SegmentFile {
         Ok(Some(ranks))
     }
 
-    /// The checked frame, header included, that the index says is at `offset`.
-    fn indexed(&self, kind: Kind, sequence: u32, offset: u64, length: u32) -> Result<Vec<u8>> {
-        let mut frame = vec![0; FRAME_HEADER_BYTES + length as usize];
-        self.read_exact(&mut frame, offset)?;
-        let Some((start, payload)) = frame.split_first_chunk::<FRAME_HEADER_BYTES>() else {
+    /// The encoded record in the frame that the index has for it.
+    fn content<'a>(&self, row: &Row, frame: &'a IndexedFrame) -> Result<&'a [u8]> {
+        let offset = u64::from(row.offset);
+        let (id, content) = match frame.header.kind {
+            Kind::Moved => {
+                let (id, content) = read_targeted(frame.payload()).map_err(|damage| self.damaged(offset, damage))?;
+                (self.id_here(id), content)
+            }
+            Kind::Trajectory => {
+                let number = split_id(row.id).map_or(0, |(number, _)| number);
+                (Some(record_id(number, frame.header.sequence)), frame.payload())
+            }
+            _ => (None, frame.payload()),
+        };
+        if id == Some(row.id) { Ok(content) } else { Err(self.misplaced(offset)) }
+    }
+
+    /// The id of a record whose id in the file's own store this is; `None` if there can be none.
+    pub fn id_here(&self, id: u64) -> Option<u64> {
+        split_id(id).map(|(number, sequence)| record_id(self.base + number, sequence))
+    }
+
+    /// The frame at `offset` whose payload has this length according to the index, in one read.
+    fn read_frame(&self, offset: u64, length: u32) -> Result<IndexedFrame> {
+        let mut bytes = vec![0; FRAME_HEADER_BYTES + length as usize];
+        self.read_exact(&mut bytes, offset)?;
+        let Some((start, payload)) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>() else {
             return Err(self.misplaced(offset));
         };
         let header = FrameHeader::read(start).map_err(|damage| self.corrupt(offset, damage.what))?;
         self.check(offset, &header, payload)?;
-        if header.kind != kind || header.sequence != sequence {
-            return Err(self.misplaced(offset));
-        }
-        Ok(frame)
+        Ok(IndexedFrame { header, bytes })
     }
 
     fn check(&self, offset: u64, header: &FrameHeader, payload: &[u8]) -> Result<()> {

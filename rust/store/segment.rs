@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::footer::read_footer;
-use super::index::{LateRow, Names, Row};
+use super::id::record_id;
+use super::index::{LateRow, Names};
 use super::read::SegmentFile;
 use super::recovery::{Frame, OnDamage, Start, Walk, read_start};
-use super::shard::{self, FRAME_HEADER_BYTES, Kind, SegmentHeader, TRAILER_BYTES};
+use super::rows::{Row, Rows};
+use super::shard::{self, FILE_MAGIC_BYTES, FILE_VERSION, FRAME_HEADER_BYTES, Kind, SegmentHeader, TRAILER_BYTES};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::trajectory::bytes::{Cursor, Damage};
@@ -21,8 +23,10 @@ pub struct Segment {
     pub file: Arc<SegmentFile>,
     /// Version of the file's format.
     pub version: u16,
-    /// Rows of its records, by rising sequence number.
-    pub rows: Vec<Row>,
+    /// Its number, as the opened store counts.
+    pub number: u32,
+    /// Rows of its records.
+    pub rows: Rows,
     /// Rows of the late columns and deletions in it, by rising sequence number.
     pub late: Vec<LateRow>,
     /// How many of those the store's index of late columns has.
@@ -45,34 +49,40 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Opens a segment and indexes what it holds.
+    /// Opens a segment of a store whose segments are counted from `base`, and indexes what it holds.
     pub fn open(
-        file: File,
-        path: PathBuf,
+        (file, path): (File, PathBuf),
         sealed: bool,
-        expected: &SegmentHeader,
+        (base, expected): (u32, &SegmentHeader),
         on_damage: OnDamage,
         names: &mut Names,
         interrupt: Interrupt<'_>,
     ) -> Result<Self> {
-        let Start { version, header, end: start } = read_start(&file, &path)?;
+        let (Start { version, header, end: start }, starts_damaged) = match read_start(&file, &path) {
+            // Whose file it is tells its name as well; how the records are encoded, they say themselves.
+            Err(Error::Corrupt { .. }) if on_damage == OnDamage::Skip => {
+                (Start { version: FILE_VERSION, header: expected.clone(), end: FILE_MAGIC_BYTES as u64 }, true)
+            }
+            start => (start?, false),
+        };
         check_header(&header, expected, &path)?;
         let mut segment = Segment {
-            file: Arc::new(SegmentFile::new(file, path)),
+            file: Arc::new(SegmentFile::new(file, path, base)),
             version,
-            rows: Vec::new(),
+            number: base + header.number,
+            rows: Rows::default(),
             late: Vec::new(),
             late_indexed: 0,
             start,
             end: start,
-            sequence: 1,
+            sequence: u32::from(!starts_damaged),
             sealed: false,
             footer_end: 0,
             skipped: 0,
             inode: 0,
             on_damage,
         };
-        if sealed {
+        if sealed && !starts_damaged {
             match segment.load_footer(names) {
                 Ok(()) => return Ok(segment),
                 Err(Error::Corrupt { .. }) if on_damage == OnDamage::Skip => segment.skipped += 1,
@@ -80,6 +90,7 @@ impl Segment {
             }
         }
         segment.extend(names, interrupt)?;
+        segment.skipped = segment.skipped.max(u64::from(starts_damaged));
         segment.sealed |= sealed;
         Ok(segment)
     }
@@ -91,7 +102,7 @@ impl Segment {
         }
         let file = self.file.clone();
         let mut walk = Walk::new(&file.file, &file.path, self.end, self.sequence, self.on_damage)?;
-        let (mut rows, mut late) = (Vec::new(), Vec::new());
+        let (mut rows, mut late) = (Rows::default(), Vec::new());
         while let Some(frame) = walk.next(interrupt)? {
             let damaged = |damage: Damage| file.corrupt(frame.offset + damage.offset as u64, damage.what);
             match frame.header.kind {
@@ -99,9 +110,11 @@ impl Segment {
                     (self.sealed, self.footer_end) = (true, walk.at());
                     break;
                 }
-                Kind::Trajectory => rows.push(row_of(&frame, names).map_err(damaged)?),
+                Kind::Trajectory | Kind::Moved => rows.push(self.row_of(&frame, names).map_err(damaged)?),
                 Kind::Late | Kind::Tombstone => late.push(late_row_of(&frame).map_err(damaged)?),
                 Kind::Prompt | Kind::Ranks => {}
+                // Behind a damaged magic or version.
+                Kind::Header if self.sequence == 0 => {}
                 Kind::Header | Kind::Attachment => {
                     return Err(file.corrupt(frame.offset, "a frame of another kind of file".to_owned()));
                 }
@@ -126,12 +139,6 @@ impl Segment {
         Ok(self.file.length()?.saturating_sub(self.end))
     }
 
-    /// The row of the record whose frame has this sequence number.
-    pub fn find(&self, sequence: u32) -> Option<&Row> {
-        let at = self.rows.binary_search_by_key(&sequence, |row| row.sequence).ok()?;
-        Some(&self.rows[at])
-    }
-
     /// Whether nothing was appended to it.
     pub fn is_empty(&self) -> bool {
         self.end == self.start
@@ -150,28 +157,37 @@ impl Segment {
         if header.kind != Kind::Footer || ends_at != trailer_at {
             return Err(file.corrupt(trailer_at, "the trailer does not point to a footer".to_owned()));
         }
+        let place = (file.base, self.number - file.base);
         let (rows, late) =
-            read_footer(self.version, &payload, names).map_err(|damage| file.corrupt(footer_at, damage.what))?;
+            read_footer(self.version, place, &payload, names).map_err(|damage| file.corrupt(footer_at, damage.what))?;
         (self.rows, self.late, self.end, self.sequence) = (rows, late, footer_at, header.sequence);
         (self.sealed, self.footer_end) = (true, trailer_at);
         Ok(())
     }
-}
 
-fn row_of(frame: &Frame, names: &mut Names) -> Result<Row, Damage> {
-    let Scalars { trajectory: scalars, prompt, response, present } = Record::parse(&frame.payload)?.scalars()?;
-    Ok(Row {
-        time_us: frame.header.time_us,
-        reward: scalars.reward,
-        sequence: frame.header.sequence,
-        offset: offset_of(frame)?,
-        length: frame.header.length,
-        source: names.number(&scalars.source),
-        problem: names.number(&scalars.problem_id),
-        prompt: prompt as u32,
-        response: response as u32,
-        present: Some(present),
-    })
+    fn row_of(&self, frame: &Frame, names: &mut Names) -> Result<Row, Damage> {
+        let (id, content) = match frame.header.kind {
+            Kind::Moved => {
+                let (id, content) = shard::read_targeted(&frame.payload)?;
+                let unknown = || Damage { offset: 0, what: format!("no record can have the id {id}") };
+                (self.file.id_here(id).ok_or_else(unknown)?, content)
+            }
+            _ => (record_id(self.number, frame.header.sequence), &frame.payload[..]),
+        };
+        let Scalars { trajectory: scalars, prompt, response, present } = Record::parse(content)?.scalars()?;
+        Ok(Row {
+            id,
+            time_us: frame.header.time_us,
+            reward: scalars.reward,
+            offset: offset_of(frame)?,
+            length: frame.header.length,
+            source: names.number(&scalars.source),
+            problem: names.number(&scalars.problem_id),
+            prompt: prompt as u32,
+            response: response as u32,
+            present: Some(present),
+        })
+    }
 }
 
 fn late_row_of(frame: &Frame) -> Result<LateRow, Damage> {

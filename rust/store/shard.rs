@@ -15,8 +15,9 @@ use crate::trajectory::record::MAX_RECORD_BYTES;
 
 /// Bytes of a file before its first frame: format and version.
 pub const FILE_MAGIC_BYTES: usize = 8;
-/// Version of the files that are written. Version 1 had no late columns, version 2 no ranks; they are read all the same.
-pub const FILE_VERSION: u16 = 3;
+/// Version of the files that are written. Version 1 had no late columns, version 2 no ranks, version 3 no merged segments;
+/// they are read all the same.
+pub const FILE_VERSION: u16 = 4;
 /// The first version whose header frame says the version too.
 const CHECKED_VERSION: u16 = 3;
 const FILE_MAGIC: [u8; 6] = *b"SPOSEG";
@@ -53,6 +54,8 @@ pub enum Kind {
     Attachment = 7,
     /// Ranks by which the tokens of later frames of the file are coded; they refer to it by its offset.
     Ranks = 8,
+    /// A record that compaction has written anew, behind its id: it was appended to this segment or to one merged into it.
+    Moved = 9,
 }
 
 /// A frame without its payload.
@@ -120,6 +123,7 @@ impl FrameHeader {
             6 => Kind::Tombstone,
             7 => Kind::Attachment,
             8 => Kind::Ranks,
+            9 => Kind::Moved,
             other => return Err(cursor.damage(format!("frames of kind {other} are from another version"))),
         };
         if flags & !BATCH_END != 0 || zero != 0 || nought != 0 || length as usize > MAX_PAYLOAD_BYTES {
@@ -209,7 +213,8 @@ pub fn file_version(start: [u8; FILE_MAGIC_BYTES]) -> Option<u16> {
     (magic == FILE_MAGIC && (1..=FILE_VERSION).contains(&version)).then_some(version)
 }
 
-/// The payload of a [`Kind::Late`] frame (encoded late columns) or of a [`Kind::Tombstone`] frame (nothing).
+/// The payload of a [`Kind::Late`] frame (encoded late columns), a [`Kind::Tombstone`] frame (nothing) or a
+/// [`Kind::Moved`] frame (the record).
 pub fn targeted(target: u64, content: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(content.len() + 8);
     put_varint(&mut out, target);

@@ -1,19 +1,22 @@
 //! What an open store knows of its directory at the moment: segments, names, late columns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::attach::{self, Source};
-use super::id::{record_id, split_id};
-use super::index::{Filter, LateRow, Names, ResolvedFilter, Row};
+use super::files::SegmentName;
+use super::id::split_id;
+use super::index::{Filter, LateRow, Names, ResolvedFilter};
 use super::late::LateIndex;
 use super::read::{Prompts, SegmentFile};
 use super::recovery::OnDamage;
+use super::rows::Row;
 use super::segment::Segment;
 use super::shard::SegmentHeader;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
+use crate::parallel;
 use crate::trajectory::Trajectory;
 use crate::trajectory::record::{Columns, Present};
 
@@ -24,6 +27,8 @@ pub struct State {
     pub names: Names,
     /// The open segments.
     pub segments: BTreeMap<u32, Segment>,
+    /// Segments that were merged into another, and the number of that one.
+    pub merged: HashMap<u32, u32>,
     /// Which late columns count.
     pub late: LateIndex,
     /// The store itself, then the attached ones.
@@ -51,27 +56,62 @@ impl State {
 
     fn look(&mut self, on_damage: OnDamage, changed: &mut bool, interrupt: Interrupt<'_>) -> Result<()> {
         *changed |= attach::refresh(&mut self.sources, &mut self.attachments)?;
-        let State { names, segments, late, sources, .. } = self;
-        for source in sources.iter() {
+        // A listed file that is gone when it is to be opened was sealed and merged into another: then look again.
+        while !self.look_once(on_damage, changed, interrupt)? {
+            interrupt.check()?;
+        }
+        Ok(())
+    }
+
+    /// Whether every listed segment was found.
+    fn look_once(&mut self, on_damage: OnDamage, changed: &mut bool, interrupt: Interrupt<'_>) -> Result<bool> {
+        let mut unknown = Vec::new();
+        for (at, source) in self.sources.iter().enumerate() {
             for (name, inode) in source.list()? {
                 let number = source.base + name.number;
-                match segments.get_mut(&number) {
-                    Some(segment) if !name.sealed || segment.inode == inode => segment.extend(names, interrupt)?,
-                    known => {
-                        let replaced = known.is_some();
-                        let opened = source.open(name.number, on_damage, names, interrupt)?;
-                        let Some(mut segment) = opened else { continue };
-                        segment.inode = inode;
-                        segments.insert(number, segment);
-                        *changed |= replaced;
-                    }
+                if self.merged.contains_key(&number) {
+                    continue;
                 }
-                if let Some(segment) = segments.get_mut(&number) {
-                    late.add(number, segment, source);
+                match self.segments.get_mut(&number) {
+                    Some(segment) if !name.sealed || segment.inode == inode => {
+                        segment.extend(&mut self.names, interrupt)?;
+                        self.late.add(number, segment, source);
+                    }
+                    _ => unknown.push((at, name, inode)),
                 }
             }
         }
-        Ok(())
+        let open =
+            |(at, name, _): &(usize, SegmentName, u64)| self.sources[*at].open(name.number, on_damage, interrupt);
+        let opened = parallel::map_large(&unknown, interrupt, open)?;
+        let mut all = true;
+        for ((at, _, inode), opened) in unknown.into_iter().zip(opened) {
+            let Some((mut segment, names)) = opened else {
+                all = false;
+                continue;
+            };
+            segment.inode = inode;
+            segment.rows.rename(&self.names.numbers_of(&names));
+            *changed |= self.insert(segment, at);
+        }
+        Ok(all)
+    }
+
+    /// Takes in a segment that was opened; tells whether it replaces others.
+    fn insert(&mut self, mut segment: Segment, source: usize) -> bool {
+        let number = segment.number;
+        let mut replaces = false;
+        for (part, _) in segment.rows.parts().filter(|&(part, _)| part != number) {
+            self.merged.insert(part, number);
+            replaces |= self.segments.remove(&part).is_some();
+        }
+        self.late.add(number, &mut segment, &self.sources[source]);
+        replaces | self.segments.insert(number, segment).is_some()
+    }
+
+    /// The segment that has the records with this number in their ids.
+    pub fn holder(&self, number: u32) -> Option<&Segment> {
+        self.segments.get(self.merged.get(&number).unwrap_or(&number))
     }
 
     /// Looks for the newest late columns again from the start.
@@ -87,11 +127,15 @@ impl State {
     }
 
     /// The record's segment and row, unless there is none or it was deleted.
-    pub fn find(&self, id: u64) -> Option<(&Segment, &Row)> {
+    pub fn find(&self, id: u64) -> Option<(&Segment, Row)> {
+        (!self.late.is_deleted(id)).then(|| self.find_stored(id))?
+    }
+
+    /// The same, deleted or not.
+    pub fn find_stored(&self, id: u64) -> Option<(&Segment, Row)> {
         let (number, sequence) = split_id(id)?;
-        let segment = self.segments.get(&number)?;
-        let row = segment.find(sequence)?;
-        (!self.late.is_deleted(id)).then_some((segment, row))
+        let segment = self.holder(number)?;
+        Some((segment, segment.rows.find(number, sequence)?))
     }
 
     /// All that is needed to read the record without looking here again.
@@ -102,7 +146,7 @@ impl State {
             (Present::MONTE_CARLO, columns.monte_carlo),
             (Present::REWARD, true),
         ];
-        let mut located = Located { file: segment.file.clone(), row: *row, columns, late: Vec::new() };
+        let mut located = Located { file: segment.file.clone(), row, columns, late: Vec::new() };
         for (column, _) in wanted.iter().filter(|(_, wanted)| *wanted && !self.late.is_empty()) {
             let Some((file, row)) = self.newest(id, *column) else { continue };
             if *column == Present::REWARD {
@@ -121,12 +165,11 @@ impl State {
     pub fn scan(&self, filter: &Filter, interrupt: Interrupt<'_>) -> Result<Vec<u64>> {
         let Some(filter) = filter.resolve(&self.names) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
-        for (&number, segment) in &self.segments {
+        for segment in self.segments.values() {
             interrupt.check()?;
             for row in segment.rows.iter().filter(|row| filter.accepts(row)) {
-                let id = record_id(number, row.sequence);
-                if !self.late.is_deleted(id) && self.accepts(&filter, id, segment, row, interrupt)? {
-                    found.push((row.time_us, id));
+                if !self.late.is_deleted(row.id) && self.accepts(&filter, segment, &row, interrupt)? {
+                    found.push((row.time_us, row.id));
                 }
             }
         }
@@ -134,32 +177,20 @@ impl State {
         Ok(found.into_iter().map(|(_, id)| id).collect())
     }
 
-    /// The records that are not deleted: segment, row.
-    pub fn live(&self) -> impl Iterator<Item = (&Segment, &Row)> {
-        self.segments.iter().flat_map(move |(&number, segment)| {
-            let live = move |row: &&Row| !self.late.is_deleted(record_id(number, row.sequence));
-            segment.rows.iter().filter(live).map(move |row| (segment, row))
-        })
+    /// The rows of the records that are not deleted.
+    pub fn live(&self) -> impl Iterator<Item = Row> {
+        let rows = self.segments.values().flat_map(|segment| segment.rows.iter());
+        rows.filter(|row| !self.late.is_deleted(row.id))
     }
 
     /// How many records are not deleted.
     pub fn len(&self) -> usize {
-        let there = |id: &u64| {
-            split_id(*id).and_then(|(number, sequence)| self.segments.get(&number)?.find(sequence)).is_some()
-        };
         let rows: usize = self.segments.values().map(|segment| segment.rows.len()).sum();
-        rows - self.late.deleted().filter(there).count()
+        rows - self.late.deleted().filter(|&id| self.find_stored(id).is_some()).count()
     }
 
-    fn accepts(
-        &self,
-        filter: &ResolvedFilter,
-        id: u64,
-        segment: &Segment,
-        row: &Row,
-        interrupt: Interrupt<'_>,
-    ) -> Result<bool> {
-        let late = |column| if self.late.is_empty() { None } else { self.late.newest(id, column) };
+    fn accepts(&self, filter: &ResolvedFilter, segment: &Segment, row: &Row, interrupt: Interrupt<'_>) -> Result<bool> {
+        let late = |column| if self.late.is_empty() { None } else { self.late.newest(row.id, column) };
         let reward = late(Present::REWARD).map_or(row.reward, |(number, at)| self.segments[&number].late[at].reward);
         if !filter.accepts_reward(reward) {
             return Ok(false);

@@ -37,6 +37,8 @@ pub struct Writer {
     prompts: HashMap<u128, u32>,
     /// The ranks in the segment, and their offset.
     ranks: Option<(Arc<Ranks>, u32)>,
+    /// A new segment to go on in, made by an attempt to seal that failed.
+    spare: Option<(u32, Arc<File>, u64)>,
 }
 
 /// The frames of one append.
@@ -101,6 +103,7 @@ impl Writer {
             last_time_us,
             prompts: HashMap::new(),
             ranks: None,
+            spare: None,
         })
     }
 
@@ -128,6 +131,7 @@ impl Writer {
             last_time_us,
             prompts: HashMap::new(),
             ranks: None,
+            spare: None,
         })
     }
 
@@ -199,8 +203,15 @@ impl Writer {
     pub fn rotate(&mut self, footer: &[u8], poison: &Poison) -> Result<()> {
         let bytes = sealing(self.length, self.sequence, self.last_time_us, footer);
         // The new segment first: if the disk is full, the old one stays as it is and appends can be tried again.
-        let (number, file, length) = create_segment(&self.directory, self.store_id, &self.tokenizer)?;
-        self.write(&bytes, poison)?;
+        let next = match self.spare.take() {
+            Some(spare) => spare,
+            None => create_segment(&self.directory, self.store_id, &self.tokenizer)?,
+        };
+        if let Err(error) = self.write(&bytes, poison) {
+            self.spare = Some(next);
+            return Err(error);
+        }
+        let (number, file, length) = next;
         self.sync_file(&self.file, poison)?;
         let (sealed, locked) = (self.number, std::mem::replace(&mut self.file, file));
         (self.number, self.length, self.sequence) = (number, length, 1);

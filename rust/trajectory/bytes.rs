@@ -25,8 +25,19 @@ pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Appends a float: four bytes after a 0 where that is exact, else eight bytes after a 1.
+/// Tags of the floats that come most: they take no byte besides. Rewards, temperatures and shares are mostly these.
+const SHORT_FLOATS: [(u8, f64); 3] = [(2, -1.0), (3, 0.0), (4, 1.0)];
+
+/// Appends a float: a tag alone for -1, 0 and 1, else as [`put_long_float`].
 pub fn put_float(out: &mut Vec<u8>, value: f64) {
+    match SHORT_FLOATS.iter().find(|(_, short)| short.to_bits() == value.to_bits()) {
+        Some(&(tag, _)) => out.push(tag),
+        None => put_long_float(out, value),
+    }
+}
+
+/// Appends a float: four bytes after a 0 where that is exact, else eight bytes after a 1.
+pub fn put_long_float(out: &mut Vec<u8>, value: f64) {
     let narrow = value as f32;
     if f64::from(narrow).to_bits() == value.to_bits() {
         out.push(0);
@@ -130,12 +141,15 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(bytes).map_err(|_| self.damage(format!("{what} is not UTF-8")))
     }
 
-    /// A float as [`put_float`] writes it.
+    /// A float as [`put_float`] or [`put_long_float`] writes it.
     pub fn float(&mut self, what: &str) -> Result<f64, Damage> {
         match self.byte(what)? {
             0 => Ok(f64::from(f32::from_le_bytes(self.array(what)?))),
             1 => Ok(f64::from_le_bytes(self.array(what)?)),
-            other => Err(self.damage(format!("{what} has the unknown width tag {other}"))),
+            tag => match SHORT_FLOATS.iter().find(|(short, _)| *short == tag) {
+                Some(&(_, value)) => Ok(value),
+                None => Err(self.damage(format!("{what} has the unknown width tag {tag}"))),
+            },
         }
     }
 

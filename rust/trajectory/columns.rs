@@ -24,17 +24,27 @@ pub fn tokens(column: &[i32], ranks: Option<&Ranks>) -> Vec<u8> {
     }
 }
 
+/// Most bytes of a code: 31 bits, and the ranks before them.
+const MAX_CODE_BYTES: usize = 5;
+
 fn numbers(codes: impl Iterator<Item = u64>, count: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(2 * count + 8);
+    let mut out = vec![0; MAX_CODE_BYTES * count];
+    let (mut at, mut long) = (0, Vec::with_capacity(MAX_CODE_BYTES));
     for code in codes {
-        if code < 0x80 {
-            out.push(code as u8);
-        } else if code < 0x4000 {
-            out.extend_from_slice(&[code as u8 | 0x80, (code >> 7) as u8]);
+        if code < 0x4000 {
+            // One byte or two, without a branch that depends on which: they alternate unpredictably.
+            let two = u8::from(code >= 0x80);
+            out[at] = code as u8 & 0x7f | two << 7;
+            out[at + 1] = (code >> 7) as u8;
+            at += 1 + usize::from(two);
         } else {
-            put_varint(&mut out, code);
+            long.clear();
+            put_varint(&mut long, code);
+            out[at..at + long.len()].copy_from_slice(&long);
+            at += long.len();
         }
     }
+    out.truncate(at);
     out
 }
 

@@ -153,10 +153,12 @@ fn check_tokens(field: &str, tokens: &[i32]) -> Result<()> {
     if tokens.len() > MAX_TOKENS {
         return Err(Error::invalid(format!("{field} has {} tokens, the limit is {MAX_TOKENS}", tokens.len())));
     }
-    match tokens.iter().position(|&token| token < 0) {
-        None => Ok(()),
-        Some(at) => Err(Error::invalid(format!("{field}[{at}] is {}, tokens must not be negative", tokens[at]))),
+    // Without an early end, so that many are looked at at once.
+    if tokens.iter().fold(0, |all, &token| all | token) >= 0 {
+        return Ok(());
     }
+    let at = tokens.iter().position(|&token| token < 0).unwrap_or(0);
+    Err(Error::invalid(format!("{field}[{at}] is {}, tokens must not be negative", tokens[at])))
 }
 
 fn check_logprobs(field: &str, logprobs: &Option<Vec<f32>>, tokens: usize) -> Result<()> {
@@ -165,8 +167,9 @@ fn check_logprobs(field: &str, logprobs: &Option<Vec<f32>>, tokens: usize) -> Re
         let length = logprobs.len();
         return Err(Error::invalid(format!("{field} has {length} values for {tokens} response tokens")));
     }
-    match logprobs.iter().position(|value| !value.is_finite()) {
-        None => Ok(()),
-        Some(at) => Err(Error::invalid(format!("{field}[{at}] must be finite, got {}", logprobs[at]))),
+    if logprobs.iter().fold(true, |all, value| all & value.is_finite()) {
+        return Ok(());
     }
+    let at = logprobs.iter().position(|value| !value.is_finite()).unwrap_or(0);
+    Err(Error::invalid(format!("{field}[{at}] must be finite, got {}", logprobs[at])))
 }

@@ -47,16 +47,12 @@ pub fn decode(bytes: &[u8], columns: Columns) -> Result<Decoded, Damage> {
 }
 
 /// Streams that belong together: a record, a shared prompt, ranks, or late columns.
-pub struct Record<'a> {
-    version: u8,
-    streams: Vec<Stream<'a>>,
-}
+pub struct Record<'a>(Vec<Stream<'a>>);
 
 impl<'a> Record<'a> {
     /// Reads the directory.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Damage> {
-        let (version, streams) = directory(bytes)?;
-        Ok(Record { version, streams })
+        Ok(Record(directory(bytes)?))
     }
 
     /// Where the parts are that are not in it.
@@ -138,9 +134,9 @@ impl<'a> Record<'a> {
             }
             _ => stream.encoded(),
         };
-        let streams: Vec<EncodedStream> = self.streams.iter().map(moved).collect();
+        let streams: Vec<EncodedStream> = self.0.iter().map(moved).collect();
         let mut out = Vec::new();
-        put_streams(self.version, streams.iter(), &mut out);
+        put_streams(streams.iter(), &mut out);
         out
     }
 
@@ -157,7 +153,7 @@ impl<'a> Record<'a> {
     }
 
     fn find(&self, tag: u8) -> Option<&Stream<'a>> {
-        self.streams.iter().find(|stream| stream.tag == tag)
+        self.0.iter().find(|stream| stream.tag == tag)
     }
 }
 

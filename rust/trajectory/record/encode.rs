@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::streams::{
-    BEHAVIOR, EncodedStream, MONTE_CARLO, PROMPT, PROMPT_AT, RANKS, RANKS_AT, RECORD_VERSION, REFERENCE, RESPONSE,
-    REWARD, SCALARS, put_streams,
+    BEHAVIOR, EncodedStream, MONTE_CARLO, PROMPT, PROMPT_AT, RANKS, RANKS_AT, REFERENCE, RESPONSE, REWARD, SCALARS,
+    put_streams,
 };
 use crate::error::Result;
 use crate::trajectory::bytes::{put_float, put_varint};
@@ -55,7 +55,7 @@ impl Prompt {
     pub fn frame(&self, ranks: Option<u32>) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.stream.stored.len() + 16);
         let ranks = ranks.map(|at| place(RANKS_AT, at));
-        put_streams(RECORD_VERSION, ranks.iter().chain([&self.stream]), &mut out);
+        put_streams(ranks.iter().chain([&self.stream]), &mut out);
         out
     }
 }
@@ -139,14 +139,14 @@ impl Encoded {
         let ranks = places.ranks.map(|at| place(RANKS_AT, at));
         let elsewhere = places.prompt.map(|at| place(PROMPT_AT, at));
         let prompt = elsewhere.as_ref().or(self.prompt.as_ref().map(|prompt| &prompt.stream));
-        put_streams(RECORD_VERSION, ranks.iter().chain(prompt).chain(&self.streams), out);
+        put_streams(ranks.iter().chain(prompt).chain(&self.streams), out);
     }
 }
 
 /// What a frame of ranks holds.
 pub fn ranks_frame(ranks: &Ranks) -> Result<Vec<u8>> {
     let mut out = Vec::new();
-    put_streams(RECORD_VERSION, [&EncodedStream::new(RANKS, ranks.put())?].into_iter(), &mut out);
+    put_streams([&EncodedStream::new(RANKS, ranks.put())?].into_iter(), &mut out);
     Ok(out)
 }
 

@@ -7,8 +7,10 @@
 //! way, alone.
 //!
 //! ```text
-//! version:u8  count:u8  count × { tag:u8  codec:u8  raw_length:varint  stored_length:varint }  streams…
+//! version:u8  count:u8  count × { tag << 2 | codec: u8  stored_length:varint  [raw_length:varint] }  streams…
 //! ```
+//!
+//! The raw length is there where it differs, that is where a codec is at work.
 
 mod decode;
 mod encode;
@@ -18,4 +20,4 @@ mod streams;
 pub use decode::{Decoded, Record, Scalars, decode};
 pub use encode::{Coding, Encoded, Places, Prompt, Prompts, ranks_frame};
 pub use present::{Columns, Present};
-pub use streams::{MAX_RECORD_BYTES, MAX_STREAM_BYTES, RECORD_VERSION};
+pub use streams::{MAX_RECORD_BYTES, MAX_STREAM_BYTES};

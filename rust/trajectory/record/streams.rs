@@ -5,9 +5,13 @@ use crate::trajectory::MAX_TOKENS;
 use crate::trajectory::bytes::{Cursor, Damage, put_varint};
 use crate::trajectory::compression::{compress, decompress, entropy_code};
 
-/// Version of the record's layout. Earlier ones had fewer streams and codecs, and are read all the same.
-pub const RECORD_VERSION: u8 = 3;
+/// Version of the record's layout. Earlier ones had fewer streams and codecs, and longer directories; they are read all the
+/// same.
+const RECORD_VERSION: u8 = 4;
 const OLDEST_VERSION: u8 = 1;
+/// The last version whose directory has tag and codec in a byte each, and both lengths always.
+const LONG_DIRECTORY: u8 = 3;
+const CODEC_BITS: u8 = 2;
 /// Most bytes of one stream before compression: a response of [`MAX_TOKENS`] five-byte tokens, or as much metadata.
 pub const MAX_STREAM_BYTES: usize = 5 * MAX_TOKENS;
 /// Most bytes of an encoded record.
@@ -82,9 +86,11 @@ impl EncodedStream {
 
     /// Appends what the directory says of it.
     pub fn put_entry(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[self.tag, self.codec]);
-        put_varint(out, self.raw_length as u64);
+        out.push(self.tag << CODEC_BITS | self.codec);
         put_varint(out, self.stored.len() as u64);
+        if self.codec != RAW {
+            put_varint(out, self.raw_length as u64);
+        }
     }
 }
 
@@ -96,8 +102,8 @@ fn check_size(raw: usize) -> Result<()> {
 }
 
 /// Appends a directory and its streams.
-pub fn put_streams<'a>(version: u8, streams: impl Iterator<Item = &'a EncodedStream> + Clone, out: &mut Vec<u8>) {
-    out.extend_from_slice(&[version, streams.clone().count() as u8]);
+pub fn put_streams<'a>(streams: impl Iterator<Item = &'a EncodedStream> + Clone, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[RECORD_VERSION, streams.clone().count() as u8]);
     streams.clone().for_each(|stream| stream.put_entry(out));
     streams.for_each(|stream| out.extend_from_slice(&stream.stored));
 }
@@ -157,8 +163,8 @@ impl Stream<'_> {
     }
 }
 
-/// The version of a record, and its streams.
-pub fn directory(bytes: &[u8]) -> Result<(u8, Vec<Stream<'_>>), Damage> {
+/// The streams of a record.
+pub fn directory(bytes: &[u8]) -> Result<Vec<Stream<'_>>, Damage> {
     let mut cursor = Cursor::new(bytes);
     let version = cursor.byte("record version")?;
     if !(OLDEST_VERSION..=RECORD_VERSION).contains(&version) {
@@ -170,21 +176,41 @@ pub fn directory(bytes: &[u8]) -> Result<(u8, Vec<Stream<'_>>), Damage> {
     }
     let mut streams: Vec<Stream<'_>> = Vec::with_capacity(count);
     for _ in 0..count {
-        let tag = cursor.byte("stream tag")?;
-        let codec = cursor.byte("stream codec")?;
-        let raw_length = cursor.length(MAX_STREAM_BYTES, "raw stream length")?;
-        // Its length, until it is known where it begins.
-        let offset = cursor.length(MAX_STREAM_BYTES + 8, "stored stream length")?;
+        let Entry { tag, codec, raw_length, stored_length } = Entry::read(version, &mut cursor)?;
         let known = (SCALARS..=RANKS).contains(&tag);
         if !known || streams.iter().any(|other| other.tag == tag) {
             return Err(cursor.damage(format!("stream tag {tag} is unknown or repeated")));
         }
-        streams.push(Stream { tag, codec, raw_length, offset, stored: &[] });
+        // Its length, until it is known where it begins.
+        streams.push(Stream { tag, codec, raw_length, offset: stored_length, stored: &[] });
     }
     for stream in &mut streams {
         let length = std::mem::replace(&mut stream.offset, cursor.offset());
         stream.stored = cursor.take(length, "stream")?;
     }
     cursor.finish("the last stream")?;
-    Ok((version, streams))
+    Ok(streams)
+}
+
+struct Entry {
+    tag: u8,
+    codec: u8,
+    raw_length: usize,
+    stored_length: usize,
+}
+
+impl Entry {
+    fn read(version: u8, cursor: &mut Cursor<'_>) -> Result<Self, Damage> {
+        let raw = |cursor: &mut Cursor<'_>| cursor.length(MAX_STREAM_BYTES, "raw stream length");
+        let stored = |cursor: &mut Cursor<'_>| cursor.length(MAX_STREAM_BYTES + 8, "stored stream length");
+        let tag = cursor.byte("stream tag")?;
+        if version <= LONG_DIRECTORY {
+            let codec = cursor.byte("stream codec")?;
+            return Ok(Entry { tag, codec, raw_length: raw(cursor)?, stored_length: stored(cursor)? });
+        }
+        let (tag, codec) = (tag >> CODEC_BITS, tag & ((1 << CODEC_BITS) - 1));
+        let stored_length = stored(cursor)?;
+        let raw_length = if codec == RAW { stored_length } else { raw(cursor)? };
+        Ok(Entry { tag, codec, raw_length, stored_length })
+    }
 }
