@@ -37,7 +37,7 @@ def register(subparsers: Subparsers) -> None:
         description="Samples a policy's answers to problems, judges them and prints pass@k.",
     )
     parser.add_argument(
-        "policy", metavar="POLICY", help="model folder, run directory, checkpoint of a run, hub id or preset"
+        "policy", metavar="POLICY", help="model folder, run directory, checkpoint of a run, hub id, preset or TOML file"
     )
     parser.add_argument(
         "settings", nargs="*", metavar="PROBLEMS | section.field=value", help="problem specs, and settings to change"

@@ -1,7 +1,8 @@
-"""Policies as commands are given them: a model folder, a run, one of its checkpoints, a hub id, or a preset.
+"""Policies as commands are given them: a model folder, a run, one of its checkpoints, a hub id, a preset or TOML file.
 
-What is found is a model folder in the Hugging Face format, and the settings that go with it: those of the run or the
-preset, else the defaults. No torch at import; writing a checkpoint out and making the `tiny` reference need it.
+What is found is a model folder in the Hugging Face format, and the settings that go with it: those of the run, the
+preset or the file, else the defaults. No torch at import; writing a checkpoint out and making the `tiny` reference need
+it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def settings_of(name: str | None, overrides: Sequence[str] = ()) -> Config:
     run_dir = None if name is None else _run_of(_absolute(name))
     if run_dir is not None:
         return load_config(str(run_dir / _CONFIG_FILE), overrides)
-    return load_config(name if name is not None and _is_preset(name) else None, overrides)
+    return load_config(name if name is not None and _is_settings(name) else None, overrides)
 
 
 def find_policy(name: str, overrides: Sequence[str], directory: Path, scratch: Path) -> Policy:
@@ -56,7 +57,7 @@ def find_policy(name: str, overrides: Sequence[str], directory: Path, scratch: P
     """
     config, path = settings_of(name, overrides), _absolute(name)
     run_dir = _run_of(path)
-    if _is_preset(name):
+    if _is_settings(name):
         folder = model_folder(config, directory)
     elif not path.exists() and is_hub_id(name):
         folder = model_folder(_with_model(config, name), directory)
@@ -69,8 +70,10 @@ def _with_model(config: Config, path: str) -> Config:
     return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, path=path))
 
 
-def _is_preset(name: str) -> bool:
-    return name in preset_names() and not Path(name).exists()
+def _is_settings(name: str) -> bool:
+    """Whether it is a preset or a TOML file, whose `model.path` is meant."""
+    path = Path(name)
+    return path.is_file() and path.suffix == ".toml" if path.exists() else name in preset_names()
 
 
 def _absolute(name: str) -> Path:

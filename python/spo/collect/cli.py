@@ -57,7 +57,7 @@ def register(subparsers: Subparsers) -> None:
         "settings", nargs="*", metavar="PROBLEMS | section.field=value", help="problem specs, and settings to change"
     )
     parser.add_argument(
-        "--policy", help="model folder, run directory, checkpoint of a run, hub id or preset: who samples, and writes"
+        "--policy", help="who samples and writes: model folder, run, checkpoint of a run, hub id, preset or TOML file"
     )
     parser.add_argument("--samples", type=int, default=0, metavar="N", help="sample the policy, N responses a problem")
     parser.add_argument("--human", action="store_true", help="take the problems' own solutions, right and wrong ones")
