@@ -118,6 +118,9 @@ class FakeSpo:
 
     def __call__(self, arguments: list[str], log: Path) -> int:
         self.commands.append(arguments)
+        if arguments[0] != "train":
+            log.write_text("spo: error: no luck\n")
+            return int(self.fails(arguments))
         text = arguments[2] if arguments[1] == "--resume" else next(a for a in arguments if a.startswith("run_dir="))
         run_dir = Path(text.removeprefix("run_dir="))
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -160,6 +163,41 @@ def test_what_is_finished_is_not_done_again_and_what_is_not_is_resumed(
     monkeypatch.setattr(runner, "spo", again)
     assert runner.run_study(study(), tmp_path, shown.append) == []
     assert again.commands == [["train", "--resume", f"{tmp_path}/squared/seed-1"]]
+
+
+def test_arms_that_need_the_search_have_it_done_once_a_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, references: list[Path]
+) -> None:
+    text = TEXT.replace('label = "plain"', 'label = "plain", searched = true').replace("[0, 1]", "[4]")
+    text = text.replace("seeds = [4]", 'search = ["--budget", "60"]\nseeds = [4]').replace(
+        'label = "squared"', 'label = "squared", searched = true'
+    )
+    commands = FakeSpo()
+    monkeypatch.setattr(runner, "spo", commands)
+    key = tmp_path / "seed-4" / "values" / ("0" * 32)
+    key.mkdir(parents=True)
+    (key / "key.json").write_text("{}")
+    assert runner.run_study(parse_study(text, "test.toml"), tmp_path, lambda _: None) == []
+    assert [command[:2] for command in commands.commands] == [
+        ["values", "estimate"],
+        ["collect", f"{tmp_path}/seed-4/search"],
+        ["values", "pivotal"],
+        ["train", "tiny"],
+        ["train", "tiny"],
+    ]
+    assert commands.commands[2][-2:] == ["--budget", "60"]
+    for command in commands.commands[3:]:
+        assert f'experience.stores=["{tmp_path}/seed-4/search"]' in command
+
+
+def test_a_search_that_fails_fails_the_runs_that_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, references: list[Path]
+) -> None:
+    text = TEXT.replace('label = "plain"', 'label = "plain", searched = true').replace("[0, 1]", "[4]")
+    monkeypatch.setattr(runner, "spo", FakeSpo(lambda arguments: arguments[0] == "values"))
+    (failure,) = runner.run_study(parse_study(text, "test.toml"), tmp_path, lambda _: None)
+    assert failure == f"plain, seed 4: spo values estimate: no luck (see {tmp_path}/seed-4/estimate.log)"
+    assert (tmp_path / "squared" / "seed-4" / "report.json").exists()
 
 
 def test_a_folder_with_other_settings_is_refused(tmp_path: Path) -> None:

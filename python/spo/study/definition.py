@@ -26,13 +26,12 @@ class Arm(_Part, frozen=True):
     Attributes:
         label: How reports call it.
         settings: `section.field=value`, on top of the study's.
-        annotated: Whether its runs have the trajectories of the pivotal token search as well: `targets` with the
-            counts that the search left on them, `rollouts` the search's own rollouts instead.
+        searched: Whether its runs are given what the pivotal token search left; see `Study.search`.
     """
 
     label: str
     settings: tuple[str, ...] = ()
-    annotated: Literal["", "targets", "rollouts"] = ""
+    searched: bool = False
 
 
 class Figure(_Part, frozen=True):
@@ -70,10 +69,11 @@ class Claim(_Part, frozen=True):
 
 
 class Quick(_Part, frozen=True):
-    """The short form of a study: fewer seeds, and settings on top of those of every arm."""
+    """The short form of a study: fewer seeds, settings on top of those of every arm, a search of its own."""
 
     seeds: tuple[int, ...]
     settings: tuple[str, ...]
+    search: tuple[str, ...] = ()
 
 
 class Study(_Part, frozen=True):
@@ -83,6 +83,7 @@ class Study(_Part, frozen=True):
         base: The preset that all arms start from.
         seeds: Each arm is run with each.
         settings: Of all arms, on top of the preset.
+        search: Options of `spo values pivotal`, for the search on the reference's accepted samples of each seed.
         quick: The short form.
         arms: By name; the name is also that of the folder with its runs.
         figures: In the order of the report.
@@ -96,6 +97,7 @@ class Study(_Part, frozen=True):
     arms: dict[str, Arm]
     figures: tuple[Figure, ...]
     claims: tuple[Claim, ...]
+    search: tuple[str, ...] = ()
 
     def settings_of(self, arm: str) -> list[str]:
         """The settings of an arm's runs, later ones winning."""
@@ -126,7 +128,8 @@ def load_study(name: str, *, quick: bool = False, seeds: Sequence[int] = (), arm
     study = parse_study(text, f"{name}.toml")
     if quick:
         settings = (*study.settings, *study.quick.settings)
-        study = msgspec.structs.replace(study, seeds=study.quick.seeds, settings=settings)
+        short = study.quick
+        study = msgspec.structs.replace(study, seeds=short.seeds, settings=settings, search=short.search)
     if seeds:
         if len(set(seeds)) < len(seeds) or min(seeds) < 0:
             raise ConfigError(f"--seeds: {' '.join(map(str, seeds))}: give different numbers from 0 on")

@@ -21,8 +21,10 @@ from spo.errors import ConfigError, RunFailed
 from spo.files import replace_file
 from spo.launch import finished_report, last_line
 from spo.models import REFERENCE_DIR, resolve_model
+from spo.rundir import MODEL_FILE
 from spo.study.definition import Study
 from spo.train_cli import Child
+from spo.values import key_folders
 
 STUDY_FILE = "study.json"
 _INTERRUPTED = 130
@@ -64,7 +66,7 @@ def open_folder(study: Study, folder: Path) -> None:
         earlier = msgspec.json.decode(path.read_bytes(), type=Study)
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path}: damaged ({error}); give another folder by --directory") from None
-    if (earlier.base, earlier.settings) != (study.base, study.settings):
+    if (earlier.base, earlier.settings, earlier.search) != (study.base, study.settings, study.search):
         raise ConfigError(f"{folder}: holds runs with other settings; give another folder by --directory")
     for name in earlier.arms.keys() & study.arms.keys():
         if earlier.arms[name] != study.arms[name]:
@@ -124,27 +126,49 @@ def spo(arguments: list[str], log: Path) -> int:
 
 
 def _arguments(study: Study, folder: Path, run: Run) -> list[str]:
-    """The command that begins the run, or goes on with it."""
+    """The command that begins the run, or goes on with it; what its arm needs is made first.
+
+    Raises:
+        RunFailed: That could not be made.
+    """
     if (run.directory / "run.json").exists():
         return ["train", "--resume", str(run.directory)]
     shared = folder / f"seed-{run.seed}"
-    settings = [
-        *study.settings_of(run.arm),
-        f"seed={run.seed}",
-        f"run_dir={run.directory}",
-        f"values.directory={shared / 'values'}",
-        f"model.path={_reference(study, shared, run.seed)}",
-    ]
+    settings = [*study.settings_of(run.arm), *_shared_settings(study, shared, run.seed), f"run_dir={run.directory}"]
+    if study.arms[run.arm].searched:
+        settings.append(f'experience.stores=["{_searched(study, shared, run.seed)}"]')
     return ["train", study.base, *settings]
 
 
-def _reference(study: Study, shared: Path, seed: int) -> Path:
-    """The reference that all arms of a seed share, made once."""
-    config = load_config(study.base, [*study.settings, f"seed={seed}"])
-    done = shared / "model.json"
-    if not done.exists():
-        resolve_model(config, shared)
-    return shared / REFERENCE_DIR
+def _shared_settings(study: Study, shared: Path, seed: int) -> list[str]:
+    """What all arms of a seed have in common: reference and values. The reference is made once."""
+    if not (shared / MODEL_FILE).exists():
+        resolve_model(load_config(study.base, [*study.settings, f"seed={seed}"]), shared)
+    return [f"seed={seed}", f"model.path={shared / REFERENCE_DIR}", f"values.directory={shared / 'values'}"]
+
+
+def _searched(study: Study, shared: Path, seed: int) -> Path:
+    """A store of the reference's accepted samples and of what the pivotal token search on them left, made once.
+
+    Raises:
+        RunFailed: One of the commands failed.
+    """
+    store, done = shared / "search", shared / "search-done"
+    if done.exists():
+        return store
+    settings = [study.base, *study.settings, *_shared_settings(study, shared, seed)]
+
+    def do(name: str, *arguments: str) -> None:
+        log = shared / f"{name}.log"
+        if spo(list(arguments), log):
+            raise RunFailed(f"spo {' '.join(arguments[:2])}: {last_line(log)} (see {log})")
+
+    do("estimate", "values", "estimate", *settings)
+    (values,) = key_folders(shared / "values")
+    do("collect", "collect", str(store), "--from", str(values / "store"), "--accepted-only")
+    do("pivotal", "values", "pivotal", str(store), *settings, *study.search)
+    replace_file(done, b"")
+    return store
 
 
 def _with_time_left(values: list[_Value]) -> Iterator[tuple[_Value, float]]:
