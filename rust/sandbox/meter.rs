@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::cgroup::Leaf;
-use super::waiting::{OwnThread, machine_is_busy, waited_for_a_core};
+use super::waiting::{OwnThread, Waited, machine_is_busy, waited_for_a_core};
 use crate::Result;
 
 /// One for each worker, made on the thread that runs its programs.
@@ -68,10 +68,12 @@ impl Meter {
     }
 
     /// How much of a run's `wall_time` was spent waiting for a core, by the program or by the judge that reads its output.
-    pub(super) fn waited(&self, start: &Start, program: &OwnedFd, wall_time: Duration) -> Duration {
-        let own = self.thread.waited().saturating_sub(start.thread_waited);
+    pub(super) fn waited(&self, start: &Start, program: &OwnedFd, wall_time: Duration) -> Waited {
         // Where the kernel does not say, a busy machine is believed to have taken two thirds of the time, once.
         let guess = || if machine_is_busy() { 2 * wall_time } else { Duration::ZERO };
-        own + waited_for_a_core(program).unwrap_or_else(guess)
+        let guess = || Waited { longest: guess(), is_runnable: false };
+        let mut waited = waited_for_a_core(program).unwrap_or_else(guess);
+        waited.longest += self.thread.waited().saturating_sub(start.thread_waited);
+        waited
     }
 }

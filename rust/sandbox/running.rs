@@ -15,8 +15,9 @@ use crate::{Error, Result};
 /// The longest compilation. The helper itself stops it after some seconds of CPU time; this is for a busy machine.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much later than the limits say a run may end before the helper itself counts as stuck.
-const GRACE: Duration = Duration::from_secs(10);
-/// What a program has waited for a core is given to it again in pieces that are at least as long.
+const GRACE: Duration = Duration::from_secs(30);
+/// What a program has waited for a core is given to it again in pieces that are at least as long. One that is runnable gets
+/// a piece in any case: it either uses up its CPU time, or waits.
 const LEAST_EXTENSION: Duration = Duration::from_millis(10);
 /// Where a program has waited so long for a core, this machine can judge nothing.
 const MAX_WAITED: Duration = Duration::from_secs(300);
@@ -132,20 +133,23 @@ impl<'a> Running<'a> {
         Ok(None)
     }
 
-    /// The wall time is over: more of it for what was spent waiting for a core, if any was.
+    /// The wall time is over: more of it for what was spent waiting for a core, if any was, or is right now.
     fn extend(&mut self, process: &OwnedFd) -> Result<()> {
         let waited = self.program.meter.waited(&self.start, process, self.wall_time);
-        if waited > MAX_WAITED {
-            let seconds = waited.as_secs();
+        if self.extension.max(waited.longest) > MAX_WAITED {
+            let seconds = MAX_WAITED.as_secs();
             return Err(Error::Judge(format!(
                 "a program has waited {seconds} s for a core: this machine is overloaded"
             )));
         }
-        let more = waited.saturating_sub(self.extension);
+        let mut more = waited.longest.saturating_sub(self.extension);
         if more < LEAST_EXTENSION {
-            return self.program.runner()?.send(protocol::END_FOR_TIME, &[]);
+            if !waited.is_runnable {
+                return self.program.runner()?.send(protocol::END_FOR_TIME, &[]);
+            }
+            more = LEAST_EXTENSION;
         }
-        self.extension = waited;
+        self.extension += more;
         self.program.runner()?.send(&protocol::more_time(more.as_secs_f64()), &[])
     }
 

@@ -27,14 +27,33 @@ impl OwnThread {
     }
 }
 
-/// How long a process has waited since it began: of its threads, the one that waited longest. `None` where the kernel
-/// does not say.
-pub(super) fn waited_for_a_core(handle: impl AsFd) -> Option<Duration> {
+/// What a process has waited for a core since it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Waited {
+    /// Of its threads, the one that waited longest. A wait counts once it is over.
+    pub longest: Duration,
+    /// One of them runs, or waits right now.
+    pub is_runnable: bool,
+}
+
+/// `None` where the kernel does not say.
+pub(super) fn waited_for_a_core(handle: impl AsFd) -> Option<Waited> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", handle.as_fd().as_raw_fd())).ok()?;
     let pid: i64 = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-    let wait_of = |folder: std::path::PathBuf| parse(&std::fs::read_to_string(folder.join("schedstat")).ok()?);
-    threads.flatten().filter_map(|thread| wait_of(thread.path())).max()
+    let mut all = Waited::default();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        let read = |name| std::fs::read_to_string(thread.path().join(name));
+        // One that has just ended has no files any more.
+        let (Ok(schedstat), Ok(stat)) = (read("schedstat"), read("stat")) else { continue };
+        all.longest = all.longest.max(parse(&schedstat)?);
+        all.is_runnable |= is_runnable(&stat);
+    }
+    Some(all)
+}
+
+/// By the state in a stat file, which follows the name, which may have anything in it.
+fn is_runnable(stat: &str) -> bool {
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
 }
 
 /// The second number of a schedstat file: nanoseconds on a run queue.
@@ -68,6 +87,13 @@ mod tests {
         assert_eq!(is_busy("0.20 0.10 0.05 3/500 4711\n", 2), Some(true));
         assert_eq!(is_busy("0.20 0.10 0.05 3/500 4711\n", 4), Some(false));
         assert_eq!(is_busy("no load", 2), None);
+    }
+
+    #[test]
+    fn the_state_is_what_follows_the_name() {
+        assert!(is_runnable("7 (a) S) R 1 7 7 0\n"));
+        assert!(!is_runnable("7 (a) R) S 1 7 7 0\n"));
+        assert!(!is_runnable(""));
     }
 
     #[test]
