@@ -17,7 +17,7 @@ from rich.table import Table
 
 from spo.files import replace_file, replacing
 from spo.judge import Judge
-from spo.problems.dedup import STATEMENT_THRESHOLD, TESTS_THRESHOLD, Duplicate, DuplicateFinder
+from spo.problems.dedup import STATEMENT_THRESHOLD, TESTS_THRESHOLD, WORDS_THRESHOLD, Duplicate, DuplicateFinder
 from spo.problems.manifest import read_manifest, verify_into
 from spo.problems.specs import load_problems
 from spo.problems.tables import print_table
@@ -58,6 +58,12 @@ def register_checks(add: Add) -> None:
         type=_share,
         default=STATEMENT_THRESHOLD,
         help="share of a near statement (default: %(default)s)",
+    )
+    dedup.add_argument(
+        "--words",
+        type=_share,
+        default=WORDS_THRESHOLD,
+        help="share of a reworded statement's words in the same order (default: %(default)s)",
     )
     dedup.add_argument(
         "--tests", type=_share, default=TESTS_THRESHOLD, help="share of equal test inputs (default: %(default)s)"
@@ -129,6 +135,7 @@ def _dedup(arguments: argparse.Namespace) -> int:
         track(against, "reading what to keep out", len(against), console=console, transient=True),
         arguments.statements,
         arguments.tests,
+        arguments.words,
     )
     duplicates: list[Duplicate] = []
     encoder = msgspec.json.Encoder()
