@@ -18,7 +18,7 @@ from spo.plan import GIB, make_plan, render
 from spo.tiny.reference import ReferenceSettings
 from spo.tiny.tokenizer import make_tokenizer
 
-PAPER = ("llama31-8b-codecontests", "llama31-8b-codecontests-half-online")
+PAPER = ("llama31-8b-codecontests", "llama31-8b-codecontests-half-online", "llama31-8b-codecontests-mc")
 
 
 def written_config(shape: ModelShape, folder: Path) -> LlamaConfig:
@@ -155,7 +155,8 @@ def test_the_papers_baseline_is_sampled_on_policy_with_new_weights_every_step() 
 def test_the_papers_presets_have_every_value_of_its_section_5(preset: str) -> None:
     config = load_config(preset)
     assert config.model.path == "meta-llama/Llama-3.1-8B-Instruct"
-    assert (config.objective.name, config.objective.loss) == ("terminal_q", "cross_entropy")
+    objective = "mc_q" if preset.endswith("mc") else "terminal_q"
+    assert (config.objective.name, config.objective.loss) == (objective, "cross_entropy")
     assert config.objective.beta == pytest.approx(1 / math.log(100_000), rel=1e-12)
     optimizer = config.optimizer
     assert (optimizer.learning_rate, optimizer.warmup_steps) == (6e-8, 200)
@@ -169,4 +170,5 @@ def test_the_papers_presets_have_every_value_of_its_section_5(preset: str) -> No
     assert evaluation.ks == (1, 10)
     assert (config.plan.trainer_gpus, config.plan.gpus_per_node) == (64, 8)
     assert 32 <= config.plan.worker_gpus <= 64
-    assert config.batch.online_fraction == (0.5 if preset.endswith("half-online") else 1.0)
+    assert config.batch.online_fraction == (1.0 if preset.endswith("codecontests") else 0.5)
+    assert config.batch.annotated_fraction == (0.25 if preset.endswith("mc") else 0.0)

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -104,35 +105,33 @@ def _pivotal(options: argparse.Namespace) -> int:
 
 
 def choose(store: TrajectoryStore, problems: Problems, max_tokens: int, options: argparse.Namespace) -> list[int]:
-    """The ids of the trajectories to be searched: accepted, of training problems, and not annotated yet.
+    """The ids of the trajectories to be searched: accepted ones of training problems, in the order of the store.
 
-    Of those with the same response to a problem, only the first: the others would come to the same counts.
+    Of those with the same response to a problem, only the first: the others would come to the same counts. Those that
+    are annotated already are passed over but count, so that the same command again goes on where it was.
     """
     wanted, chosen = set(problems.ids), list[int]()
-    ids = store.scan(source=options.source, problem=options.problem, reward=ACCEPTED_REWARD, lacks=["mc_successes"])
-    per_problem: dict[str, int] = {}
+    ids = store.scan(source=options.source, problem=options.problem, reward=ACCEPTED_REWARD)
+    done = set(store.scan(has=["mc_successes"]))
+    per_problem: Counter[str] = Counter()
     seen: set[tuple[str, bytes]] = set()
-    left_out = {"of other problems": 0, "too long": 0}
+    left_out: Counter[str] = Counter()
     for start in range(0, len(ids), _READ_AT_ONCE):
         part = ids[start : start + _READ_AT_ONCE]
         columns = store.read_many(part, ["problem_id", "source", "response_tokens"])
         for id, problem_id, source, response in zip(part, *columns.values(), strict=True):
             key = (problem_id, response.tobytes())
-            if source == PIVOTAL or key in seen:
+            if source == PIVOTAL or key in seen or len(chosen) == options.limit:
                 continue
             seen.add(key)
             if problem_id not in wanted or len(response) > max_tokens:
                 left_out["too long" if problem_id in wanted else "of other problems"] += 1
-                continue
-            per_problem[problem_id] = per_problem.get(problem_id, 0) + 1
-            if options.per_problem is None or per_problem[problem_id] <= options.per_problem:
+            elif options.per_problem is None or per_problem[problem_id] < options.per_problem:
+                per_problem[problem_id] += 1
                 chosen.append(id)
-            if len(chosen) == options.limit:
-                return chosen
     for reason, count in left_out.items():
-        if count:
-            log.warning("%d trajectories are not searched: %s", count, reason)
-    return chosen
+        log.warning("%d trajectories are not searched: %s", count, reason)
+    return [id for id in chosen if id not in done]
 
 
 async def _search(

@@ -11,8 +11,8 @@ from spo.errors import ConfigError
 from spo.files import replace_file
 from spo.values_view import View
 
-_COLUMNS = 100
-"""Characters in a line of a picture."""
+_MIN_COLUMNS, _COLUMNS = 60, 100
+"""Characters in a line of a picture, at least and at most."""
 _CHARACTER_INCHES, _LINE_INCHES = 0.085, 0.2
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>spo values</title><style>
@@ -41,11 +41,14 @@ def write_png(views: Sequence[View], path: Path) -> None:
     except ImportError:
         raise ConfigError("--png needs matplotlib; install it by: pip install 'spo-rl[plot]'") from None
     pages = [(view, _lines(view)) for view in views]
+    widths = [len(line) for _, lines in pages for line in lines]
+    widths += [len(view.about(token)) for view in views for token in view.pivotal]
+    columns = max(_MIN_COLUMNS, *widths, *(len(view.title) + 4 for view in views))
     num_lines = sum(len(lines) + len(view.pivotal) + 4 for view, lines in pages)
-    figure = Figure(figsize=((_COLUMNS + 4) * _CHARACTER_INCHES, (num_lines + 1) * _LINE_INCHES), dpi=130)
+    figure = Figure(figsize=((columns + 4) * _CHARACTER_INCHES, (num_lines + 1) * _LINE_INCHES), dpi=130)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set_xlim(-2, _COLUMNS + 2)
+    axes.set_xlim(-2, columns + 2)
     axes.set_ylim(num_lines + 0.5, -0.5)
     axes.axis("off")
     top = 0

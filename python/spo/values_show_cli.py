@@ -18,6 +18,7 @@ from spo.earlier import EarlierStore, locate_stores
 from spo.errors import ConfigError
 from spo.models import tokenizer_fingerprint
 from spo.problems.tables import print_table
+from spo.reward import ACCEPTED_REWARD
 from spo.rundir import read_model
 from spo.store import TrajectoryStore
 from spo.values import COUNTS_FILE, ValueCounts, initial_value, initial_value_interval, key_folders, success_interval
@@ -114,7 +115,7 @@ def _show_counts(folders: Sequence[Path], options: argparse.Namespace) -> int:
 def _views(place: EarlierStore, ids: list[int], options: argparse.Namespace) -> list[View]:
     objective = read_resolved(place.run_dir).objective if place.run_dir else ObjectiveConfig()
     with TrajectoryStore.open(place.store, "r") as store:
-        ids = ids or store.scan(has=["mc_successes"])[: options.limit]
+        ids = ids or store.scan(reward=ACCEPTED_REWARD, has=["mc_successes"])[: options.limit]
         if not ids:
             raise ConfigError(f"{place.store}: no trajectory was searched yet; do so by `spo values pivotal`")
         decode = _decoder(place, store.tokenizer, options.model)
