@@ -41,12 +41,19 @@ def session(run_dir: Path, trainer: ScriptedTrainer, kill_after_s: float | None)
     return orchestrator.wait(30)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+ONLINE_VALUES = (
+    *("sampling.temperature_min=1", "sampling.temperature_max=1", "sampling.top_p=1"),
+    *("values.online=true", "trainer.reference_update_interval=5"),
+)
+"""Q̂_0 is another at every step, and the steps that a resume undid must be repeated with what it was."""
+
+
+@pytest.mark.parametrize(("seed", "settings"), [(1, ()), (2, ONLINE_VALUES)])
 def test_killed_at_random_moments_the_run_still_does_everything_exactly_once(
-    tmp_path: Path, seed: int, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, seed: int, settings: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
     generator = random.Random(seed)
-    overrides = [f"trainer.total_steps={TOTAL_STEPS}"]
+    overrides = [f"trainer.total_steps={TOTAL_STEPS}", *settings]
     run_dir = make_run(tmp_path, *overrides)
     trainer = ScriptedTrainer(run_dir, total_steps=TOTAL_STEPS, step_s=0.02)
     statuses = [session(run_dir, trainer, generator.uniform(0.05, 1.5))]

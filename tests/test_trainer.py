@@ -1,5 +1,6 @@
 """The training loop against a fake orchestrator: one rank and two, published weights, checkpoints, endings."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -22,6 +23,11 @@ from spo.trainer.loop import train
 from spo.trainer.objectives import OBJECTIVES
 from spo.trainer.parallel import Ranks, start_ranks, stop_ranks
 from spo.trainer.policy import load_policy, load_value_model
+
+CHANGING = (
+    *("sampling.temperature_min=1", "sampling.temperature_max=1", "sampling.top_p=1"),
+    *("values.online=true", "trainer.reference_update_interval=2"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +74,18 @@ def interrupted_at_step_3(run: Run, run_dir: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory, model: Path, one_rank: Run) -> list[Run]:
-    """A run from the start, and one continued from the checkpoint of a single rank."""
+    """A run from the start, one continued from the checkpoint of a single rank, one whose reference changes."""
     folder = tmp_path_factory.mktemp("two")
-    run_dirs = [folder / "whole", interrupted_at_step_3(one_rank, folder / "resumed")]
+    run_dirs = [folder / "whole", interrupted_at_step_3(one_rank, folder / "resumed"), folder / "changing"]
     for run_dir in run_dirs:
-        make_run(run_dir, model)
+        make_run(run_dir, model, *(CHANGING if run_dir.name == "changing" else ()))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     script = str(Path(__file__).with_name("trainer_rank.py"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with serving(FakeOrchestrator(run_dirs[0])) as whole, serving(FakeOrchestrator(run_dirs[1])) as resumed:
+    with contextlib.ExitStack() as stack:
+        told = [stack.enter_context(serving(FakeOrchestrator(run_dir))) for run_dir in run_dirs]
         subprocess.run([*command, script, *map(str, run_dirs)], env=environment, check=True, timeout=240)
-    return [Run(run_dirs[0], whole), Run(run_dirs[1], resumed)]
+    return [Run(run_dir, of_one) for run_dir, of_one in zip(run_dirs, told, strict=True)]
 
 
 def test_every_step_is_reported_once_with_finite_metrics(one_rank: Run) -> None:
@@ -108,6 +115,15 @@ def test_one_rank_and_two_have_the_same_losses_and_gradients(one_rank: Run, two_
     expected_policy = one_rank.policy()
     for name, weight in two_ranks[0].policy().items():
         torch.testing.assert_close(weight, expected_policy[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_reference_that_changes_is_the_same_on_one_rank_and_two(
+    tmp_path: Path, model: Path, ranks: Ranks, two_ranks: list[Run]
+) -> None:
+    one = run_one_rank(tmp_path / "run", model, ranks, *CHANGING)
+    for step in (1, 3, 5):
+        assert two_ranks[2].told.metrics[step]["loss/log_ratio"] == 0.0
+    assert two_ranks[2].told.losses == pytest.approx(one.told.losses, rel=2e-5)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -28,6 +28,7 @@ MUST_AGREE = (
     "optimizer",
     "batch.token_budget",
     "batch.rows_per_forward",
+    "trainer.reference_update_interval",
     "trainer.torch_threads",
     "trainer.device",
 )

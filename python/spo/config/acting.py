@@ -33,6 +33,10 @@ class ValuesConfig(Section, frozen=True):
     """A problem gets no more once the 95% interval of its success rate is no wider than this; 0: it gets all."""
     directory: str = ""
     """Where counts and samples are kept for later runs; empty: `values/` beside the run directory."""
+    online: bool = False
+    """Go on estimating while training goes on: a running average of online samples, weighted by π0/π."""
+    online_window: Positive = 256
+    """What the average was before weighs like at most so many samples against the next one."""
 
 
 class SamplingConfig(Section, frozen=True):

@@ -147,6 +147,9 @@ class TrainerConfig(Section, frozen=True):
     """Optimiser steps between two checkpoints."""
     keep_checkpoints: Positive = 2
     """How many checkpoints are kept; the newest whole one is resumed from."""
+    reference_update_interval: Count = 0
+    """Optimiser steps after which the policy becomes the reference, again and again; 0: never. Needs `values.online`,
+    since the values are then others."""
     torch_threads: Positive = 1
     """Torch threads of each rank."""
     device: str = "auto"

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from spo.errors import ConfigError
-from spo.objective_rules import check_objective
+from spo.objective_rules import check_objective, objective_terms
 
 if TYPE_CHECKING:
     from spo.config import Config, CurriculumConfig
@@ -35,6 +35,7 @@ def check_together(config: Config) -> None:
             f"batch.online_fraction ({config.batch.online_fraction}) and batch.annotated_fraction "
             f"({config.batch.annotated_fraction}) are more than the whole batch; lower one"
         )
+    _check_online_values(config)
     _check_curriculum(config.curriculum)
     if config.replay.max_staleness < config.weights.model_update_interval:
         raise ConfigError(
@@ -45,6 +46,25 @@ def check_together(config: Config) -> None:
         raise ConfigError(
             f"evaluation.ks asks for pass@{max(config.evaluation.ks)}, but evaluation.num_samples is "
             f"{config.evaluation.num_samples}; raise evaluation.num_samples"
+        )
+
+
+def _check_online_values(config: Config) -> None:
+    sampling = config.sampling
+    if config.values.online and (sampling.temperature_min, sampling.temperature_max, sampling.top_p) != (1.0, 1.0, 1.0):
+        raise ConfigError(
+            "values.online needs samples of the policy as it is; set sampling.temperature_min, "
+            "sampling.temperature_max and sampling.top_p to 1"
+        )
+    if config.trainer.reference_update_interval == 0:
+        return
+    if not config.values.online:
+        raise ConfigError(
+            "trainer.reference_update_interval: the values of another reference are others; set values.online=true"
+        )
+    if any(term.name == "mc_q" for _, term in objective_terms(config.objective)):
+        raise ConfigError(
+            "trainer.reference_update_interval: the targets of mc_q are of the first reference; take another objective"
         )
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from spo.config import Config
 from spo.consumption import Consumed, ConsumptionLog
@@ -25,6 +26,7 @@ from spo.orchestrator.dispatch import Dispatcher
 from spo.orchestrator.experience import ANNOTATED, OFFLINE, ONLINE, Experience, per_step
 from spo.orchestrator.extras import Extras, extras_of
 from spo.orchestrator.online import OnlineSource
+from spo.orchestrator.online_values import FixedValues, ProblemValues
 from spo.orchestrator.replayed import ReplayedRun
 from spo.orchestrator.state import SavedProgress, encode_state
 from spo.replay import Batch, NotEnough
@@ -54,6 +56,8 @@ class _Lacking(NamedTuple):
     """Response tokens of each."""
     still: set[int]
     """Ids of those that lack them."""
+    fresh: set[int]
+    """Ids of the online ones that are trained on for the first time, as far as their values were not counted yet."""
 
     def fit(self, trajectories: Sequence[int], num_values: int) -> bool:
         """Whether there are so many values of these trajectories."""
@@ -90,7 +94,7 @@ class Batches:
         self._replayed = replayed
         self._earlier: ConsumptionLog | None = None
         """What an earlier session has drawn, while there are steps of it to be repeated."""
-        self._initial_values: Mapping[str, float] = {}
+        self._values: ProblemValues = FixedValues({})
         self._step = 0
         self._batch: Batch | None = None
         self._extras = Extras()
@@ -107,12 +111,12 @@ class Batches:
         self.waiting_for = "Q̂_0 is being estimated"
         """Why there is no batch, for people."""
 
-    def begin(self, step: int, initial_values: Mapping[str, float], earlier: ConsumptionLog | None = None) -> None:
+    def begin(self, step: int, values: ProblemValues, earlier: ConsumptionLog | None = None) -> None:
         """Training begins, or goes on, after `step`.
 
         Args:
             step: Steps done.
-            initial_values: Q̂_0 by problem.
+            values: Q̂_0 of the problems.
             earlier: What earlier sessions have drawn; steps after `step` that are in it get the same batches again.
 
         Raises:
@@ -125,7 +129,7 @@ class Batches:
             self._earlier = earlier
         else:
             self._experience.release_all()
-        self._initial_values = initial_values
+        self._values = values
         self._step = self._online.steps_done = step
         self._state_before = self._encoded_state()
         self.waiting_for = "the first batch is being sampled"
@@ -154,6 +158,11 @@ class Batches:
         self._changed = trio.Event()
 
     @property
+    def mean_value(self) -> float:
+        """The mean of Q̂_0 over the training problems; 0 while there is none."""
+        return self._values.mean()
+
+    @property
     def step(self) -> int:
         """The step whose batch was drawn last."""
         return self._step
@@ -174,11 +183,15 @@ class Batches:
             raise RunFailed(f"trainer rank {rank} asked for the batch of step {step} after that of step {self._step}")
         self._taken.add(rank)
         self.notify()
-        keeps = self._config.replay.keep_reference_logprobs and self._replayed is None
-        return rank_message(self._batch, self._consumed, rank, self._extras, keeps), self._batch
+        wants = self._config.replay.keep_reference_logprobs or self._values.learns
+        return rank_message(
+            self._batch, self._consumed, rank, self._extras, wants and self._replayed is None
+        ), self._batch
 
     def keep_reference_logprobs(self, message: ReferenceLogprobs) -> None:
-        """Stores what a rank computed, of those trajectories that it was not known of: what is kept never changes.
+        """Takes what a rank computed: for Q̂_0, and to be stored.
+
+        It is stored of those trajectories that it was not known of: what is kept never changes.
 
         Raises:
             RunFailed: It does not fit the batch.
@@ -189,11 +202,26 @@ class Batches:
             raise RunFailed(f"a trainer told log-probabilities of step {message.step} that fit no batch")
         parts = np.split(values, np.cumsum([lacking.lengths[index] for index in message.trajectories])[:-1])
         told = {lacking.ids[index]: part for index, part in zip(message.trajectories, parts, strict=True)}
-        new = [id for id in told if id in lacking.still]
+        fresh = lacking.fresh & told.keys()
+        lacking.fresh.difference_update(fresh)
+        if fresh and self._values.learns:
+            self._learn_values(message.step, {id: told[id] for id in fresh})
+        new = [id for id in told if id in lacking.still and self._config.replay.keep_reference_logprobs]
         if new:
             self._experience.keep_reference_logprobs(new, [told[id] for id in new])
         for batch in self._lacking.values():
             batch.still.difference_update(new)
+
+    def _learn_values(self, step: int, reference_logprobs: dict[int, NDArray[np.float32]]) -> None:
+        ids = list(reference_logprobs)
+        columns = self._experience.columns(ids, ["problem_id", "reward", "behavior_logprobs"])
+        for id, problem_id, reward, behavior in zip(ids, *columns.values(), strict=True):
+            if behavior is None:
+                raise RunFailed(
+                    f"trajectory {id} has no log-probabilities of its sampler; values.online needs them: switch it off"
+                )
+            log_ratio = float((reference_logprobs[id].astype(np.float64) - behavior).sum())
+            self._values.count(step, problem_id, log_ratio, reward)
 
     def state_after(self, step: int) -> bytes:
         """The state to be saved with the checkpoint of `step`.
@@ -247,7 +275,9 @@ class Batches:
         ids, lengths = batch.ids.tolist(), batch.response_lengths.tolist()
         still = {id for id, has in zip(ids, batch.has_reference_logprobs.tolist(), strict=True) if not has}
         self._lacking = {earlier: one for earlier, one in self._lacking.items() if earlier >= step - 1}
-        self._lacking[step] = _Lacking(ids, lengths, still)
+        firsts = zip(ids, batch.uses.tolist(), batch.sources, strict=True)
+        fresh = {id for id, uses, source in firsts if uses == 1 and source == ONLINE}
+        self._lacking[step] = _Lacking(ids, lengths, still, fresh)
 
     def _logged(self, step: int) -> Consumed | None:
         """What the batch of `step` was before the resume, with the buffer as it was then; None for a new batch."""
@@ -271,13 +301,16 @@ class Batches:
                 self._end_repeats(step, str(error))
             self.waiting_for = str(error)
             return None
+        values = self._values.at_step(step)
         consumed = Consumed(
             step=step,
             ids=batch.ids.tolist(),
             uses=batch.uses.tolist(),
             sources=[(source, len(list(run))) for source, run in itertools.groupby(batch.sources)],
             rewards=batch.rewards.tolist(),
-            initial_values=[self._initial_values[problem_id] for problem_id in batch.problem_ids],
+            initial_values=[values[problem_id] for problem_id in batch.problem_ids]
+            if logged is None
+            else logged.initial_values,
             reference_stored=self._reference_stored(batch, logged),
             token_budget=batch.tokens.shape[1],
             num_ranks=world_size,
@@ -331,7 +364,12 @@ class Batches:
 
     def _encoded_state(self) -> bytes:
         return encode_state(
-            SavedProgress(step=self._step, experience=self._experience.state(), online=self._online.state())
+            SavedProgress(
+                step=self._step,
+                experience=self._experience.state(),
+                online=self._online.state(),
+                values=self._values.state(),
+            )
         )
 
 

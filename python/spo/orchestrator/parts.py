@@ -141,6 +141,7 @@ class Parts:
             "replay/evicted_unused": counters["evicted_unused"],
             "weights/version": self.online.published_version,
             "weights/worker_lag": self.online.published_version - min(versions, default=self.online.published_version),
+            "values/mean": self.batches.mean_value,
             "problems/train": len(self.training_problems),
             "problems/too_long": len(self.too_long),
             **self.curriculum.gauges(),
@@ -161,7 +162,9 @@ def _by_id(training: Problems, held_out: Problems, with_solutions: bool) -> ById
 
 def _trusting(config: Config, model: ModelInfo) -> Config:
     """The settings, without use of stored log-probabilities where they may be those of another reference."""
-    if not config.replay.keep_reference_logprobs or same_reference(config, model):
+    changes = config.trainer.reference_update_interval > 0
+    if not config.replay.keep_reference_logprobs or (same_reference(config, model) and not changes):
         return config
-    log.info("earlier stores may be of another reference: its log-probabilities are computed anew, and not kept")
+    reason = "the reference changes" if changes else "earlier stores may be of another reference"
+    log.info("%s: its log-probabilities are computed anew, and not kept", reason)
     return msgspec.structs.replace(config, replay=msgspec.structs.replace(config.replay, keep_reference_logprobs=False))

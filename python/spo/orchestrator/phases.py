@@ -22,9 +22,10 @@ from spo.errors import RunFailed
 from spo.jsonl import read_lineage
 from spo.orchestrator.evaluation import EVALUATION, FINAL_ROUND, REFERENCE_ROUND, ROUND_KEY, Policy, Round
 from spo.orchestrator.experience import ONLINE, mix_of, pool_of
+from spo.orchestrator.online_values import FixedValues, OnlineValues, ProblemValues
 from spo.orchestrator.parts import Parts
 from spo.orchestrator.prompts import leave_out_long_prompts
-from spo.orchestrator.state import decode_state
+from spo.orchestrator.state import SavedProgress, decode_state
 from spo.orchestrator.values import ValueEstimation, stored_key, values_key
 from spo.progress import Status
 from spo.report import write_report
@@ -119,16 +120,31 @@ class Phases:
             raise RunFailed(f"the checkpoint of step {step} holds no orchestrator state; resume from another one")
         earlier = self._mark_resumed(step) if parts.info.num_sessions > 1 else None
         if self.values is None:
-            parts.batches.begin(step, {})
+            parts.batches.begin(step, FixedValues({}))
             return
         stored = await trio.to_thread.run_sync(parts.experience.restore, state.experience if state else None)
         await self._begin_curriculum(self.values)
         parts.online.restore(state.online if state else None, stored)
         if state is None and mix_of(self._config).keys() - {ONLINE}:
             await self._add_offline(self.values)
-        parts.batches.begin(step, self.values.initial_values(), earlier)
+        parts.batches.begin(step, self._problem_values(self.values, state), earlier)
         parts.online.enabled = True
         parts.dispatcher.fill()
+
+    def _problem_values(self, estimated: ValueEstimation, state: SavedProgress | None) -> ProblemValues:
+        """Q̂_0 of the problems from here on."""
+        config = self._config
+        if not config.values.online:
+            return FixedValues(estimated.initial_values())
+        values = OnlineValues(
+            estimated.counts(),
+            beta=config.objective.beta,
+            window=config.values.online_window,
+            reference_interval=config.trainer.reference_update_interval,
+        )
+        if state is not None and state.values:
+            values.restore(state.values)
+        return values
 
     async def _begin_curriculum(self, values: ValueEstimation) -> None:
         """Tells the curriculum what is known: reads every online trajectory so far where their order counts."""

@@ -12,7 +12,7 @@ import msgspec
 
 from spo.errors import RunFailed
 
-_VERSION = 2
+_VERSION = 3
 
 
 class SavedProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,6 +23,8 @@ class SavedProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of `Experience.state`."""
     online: dict[str, Any]
     """Of `OnlineSource.state`."""
+    values: dict[str, Any]
+    """Of `ProblemValues.state`; empty where Q̂_0 is fixed."""
     version: int = _VERSION
 
 

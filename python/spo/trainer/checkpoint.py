@@ -14,12 +14,19 @@ from pathlib import Path
 
 from torch import nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.optim import Optimizer
 
 from spo.trainer.parallel import Ranks, barrier
 
 STATE_FILE = "orchestrator.state"
+_REFERENCE = "reference"
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -39,8 +46,17 @@ class Checkpoints:
         matches = (_NAME.fullmatch(entry.name) for entry in self._directory.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
-    def save(self, step: int, trained: nn.Module, optimizer: Optimizer, orchestrator_state: bytes) -> None:
+    def save(
+        self,
+        step: int,
+        trained: nn.Module,
+        optimizer: Optimizer,
+        orchestrator_state: bytes,
+        reference: nn.Module | None = None,
+    ) -> None:
         """Writes the checkpoint of `step`; all ranks call this, rank 0 with the orchestrator's state.
+
+        A reference is given where it changes.
 
         When it returns on rank 0, the checkpoint is whole and durable.
 
@@ -54,7 +70,10 @@ class Checkpoints:
         barrier()
         model_state, optimizer_state = get_state_dict(trained, optimizer)
         # Returns when every rank's part is written and synchronised.
-        state_dict_saver.save({"policy": model_state, "optimizer": optimizer_state}, checkpoint_id=partial)
+        state = {"policy": model_state, "optimizer": optimizer_state}
+        if reference is not None:
+            state[_REFERENCE] = get_model_state_dict(reference)
+        state_dict_saver.save(state, checkpoint_id=partial)
         if self._ranks.is_first:
             _write_durably(partial / STATE_FILE, orchestrator_state)
             _sync_directory(partial)
@@ -64,8 +83,10 @@ class Checkpoints:
             _sync_directory(self._directory)
             self._remove_old()
 
-    def load(self, step: int, trained: nn.Module, optimizer: Optimizer) -> bytes:
+    def load(self, step: int, trained: nn.Module, optimizer: Optimizer, reference: nn.Module | None = None) -> bytes:
         """Puts what is trained and its optimiser back to what they were at `step`; all ranks call this.
+
+        So it does a reference that changes; one that did not until then stays as it is.
 
         Returns:
             The orchestrator's state of that step.
@@ -74,6 +95,10 @@ class Checkpoints:
         model_state, optimizer_state = get_state_dict(trained, optimizer)
         state_dict_loader.load({"policy": model_state, "optimizer": optimizer_state}, checkpoint_id=path)
         set_state_dict(trained, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state)
+        if reference is not None and _has_reference(path):
+            reference_state = get_model_state_dict(reference)
+            state_dict_loader.load({_REFERENCE: reference_state}, checkpoint_id=path)
+            set_model_state_dict(reference, reference_state)
         return (path / STATE_FILE).read_bytes()
 
     def _path(self, step: int) -> Path:
@@ -99,3 +124,8 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _has_reference(checkpoint: Path) -> bool:
+    names = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    return any(name.startswith(f"{_REFERENCE}.") for name in names)

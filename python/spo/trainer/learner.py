@@ -12,13 +12,12 @@ import time
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from spo.config import Config, OptimizerConfig
 from spo.errors import RunFailed
 from spo.trainer.batches import MicroBatch, micro_batches
 from spo.trainer.objectives import Metrics, make_objective
-from spo.trainer.parallel import Ranks, peak_memory_bytes, sum_over_ranks
+from spo.trainer.parallel import Ranks, local_shard, peak_memory_bytes, sum_over_ranks
 from spo.trainer.policy import Policy, ValueModel
 from spo.types import Batch
 
@@ -53,7 +52,8 @@ class Learner:
         self.optimizer = make_optimizer(self.trained, config.optimizer)
         self._policy = policy
         self._value_model = value_model
-        self._reference = reference
+        self.reference = reference
+        """Frozen, but for `change_reference`."""
         self._objective = make_objective(config.objective)
         self._config = config
         self._ranks = ranks
@@ -89,6 +89,10 @@ class Learner:
         metrics["time/train_tokens_per_s"] = num_tokens / metrics["time/step_s"]
         return metrics
 
+    def change_reference(self) -> None:
+        """The policy as it is becomes the reference."""
+        self.reference.copy_from(self._policy)
+
     def reference_logprobs(self) -> tuple[list[int], bytes]:
         """What the reference gave to this rank's trajectories in the last step, where it was computed.
 
@@ -106,7 +110,7 @@ class Learner:
         reference_logprobs_N = micro.reference_logprobs_N
         if reference_logprobs_N is None:
             with torch.no_grad():
-                reference_logprobs_N = self._reference(*inputs)
+                reference_logprobs_N = self.reference(*inputs)
             self._computed.append((micro.trajectory_B.tolist(), reference_logprobs_N))
         policy_logprobs_N = self._policy(*inputs)
         extras = micro.extras
@@ -138,7 +142,7 @@ class Learner:
     def _gradients(self) -> list[Tensor]:
         """This rank's shard of every gradient."""
         gradients = (parameter.grad for parameter in self.trained.parameters())
-        return [_local(gradient) for gradient in gradients if gradient is not None]
+        return [local_shard(gradient) for gradient in gradients if gradient is not None]
 
     def _clip(self, norm: float, step: int) -> float:
         """Scales the gradient down to the configured norm; returns what the norm was."""
@@ -156,17 +160,14 @@ class Learner:
     def _memory(self) -> dict[str, float]:
         """What this rank holds, where gradients are there too, and the most that its process ever took."""
         moments = (value for of_one in self.optimizer.state.values() for value in of_one.values())
-        held = [*self.trained.parameters(), *self._gradients(), *self._reference.parameters(), *moments]
+        held = [*self.trained.parameters(), *self._gradients(), *self.reference.parameters(), *moments]
         return {
-            "memory/state_bytes": float(sum(_local(tensor).nbytes for tensor in held if isinstance(tensor, Tensor))),
+            "memory/state_bytes": float(
+                sum(local_shard(tensor).nbytes for tensor in held if isinstance(tensor, Tensor))
+            ),
             "memory/peak_bytes": float(peak_memory_bytes(self._ranks.device)),
         }
 
     def _set_learning_rate(self, step: int) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self._config.optimizer)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """This rank's shard of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -17,7 +17,7 @@ from spo.trainer.client import OrchestratorClient
 from spo.trainer.export import save_policy
 from spo.trainer.learner import Learner
 from spo.trainer.parallel import Ranks
-from spo.trainer.policy import load_policy, load_value_model
+from spo.trainer.policy import Policy, load_policy, load_value_model
 from spo.trainer.publish import VersionPublisher
 from spo.weights import WeightPublisher
 from spo.wire import read_token
@@ -45,7 +45,7 @@ def train(config: Config, run_dir: Path, ranks: Ranks) -> None:
     first, state = 0, b""
     if saved := checkpoints.steps():
         first = saved[-1]
-        state = checkpoints.load(first, learner.trained, learner.optimizer)
+        state = checkpoints.load(first, learner.trained, learner.optimizer, _changing_reference(learner, config))
 
     with (
         _publisher(config, run_dir, ranks) as publisher,
@@ -63,6 +63,8 @@ def train(config: Config, run_dir: Path, ranks: Ranks) -> None:
             metrics = learner.step(batch)
             if batch.keep_reference_logprobs:
                 orchestrator.reference_computed(step, *learner.reference_logprobs())
+            if config.trainer.reference_update_interval and step % config.trainer.reference_update_interval == 0:
+                learner.change_reference()
             if ranks.is_first:
                 orchestrator.step_done(step, metrics | timings)
             timings.clear()
@@ -71,7 +73,7 @@ def train(config: Config, run_dir: Path, ranks: Ranks) -> None:
                     versions.publish(step, orchestrator.version_published)
             if step % config.trainer.checkpoint_interval == 0 or step == last:
                 with _Timed(timings, "time/checkpoint_s"):
-                    _checkpoint(step, checkpoints, learner, orchestrator, ranks)
+                    _checkpoint(step, checkpoints, learner, orchestrator, config, ranks)
         versions.wait()
         save_policy(policy.model, path, run_dir / POLICY_DIR, ranks)
         orchestrator.training_done(max(first, last))
@@ -84,12 +86,22 @@ def _publisher(config: Config, run_dir: Path, ranks: Ranks) -> WeightPublisher:
 
 
 def _checkpoint(
-    step: int, checkpoints: Checkpoints, learner: Learner, orchestrator: OrchestratorClient, ranks: Ranks
+    step: int,
+    checkpoints: Checkpoints,
+    learner: Learner,
+    orchestrator: OrchestratorClient,
+    config: Config,
+    ranks: Ranks,
 ) -> None:
     state = orchestrator.saved_state(step) if ranks.is_first else b""
-    checkpoints.save(step, learner.trained, learner.optimizer, state)
+    checkpoints.save(step, learner.trained, learner.optimizer, state, _changing_reference(learner, config))
     if ranks.is_first:
         orchestrator.checkpoint_saved(step)
+
+
+def _changing_reference(learner: Learner, config: Config) -> Policy | None:
+    """The reference, where it changes and so belongs into checkpoints."""
+    return learner.reference if config.trainer.reference_update_interval else None
 
 
 class _Timed:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from spo.errors import ConfigError
 
@@ -95,6 +96,11 @@ def shard(model: nn.Module, layers: Sequence[nn.Module], ranks: Ranks, compute_d
     for module in (*layers, model):
         module.set_gradient_divide_factor(1.0)  # type: ignore[operator]
         module.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]
+
+
+def local_shard(tensor: Tensor) -> Tensor:
+    """This rank's shard of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
@@ -22,7 +23,7 @@ from spo.config import ModelConfig
 from spo.errors import ConfigError
 from spo.trainer.attention import ATTENTION, find_packing
 from spo.trainer.logprobs import token_logprobs
-from spo.trainer.parallel import Ranks, shard
+from spo.trainer.parallel import Ranks, local_shard, shard
 
 Kind = TypeVar("Kind", bound="Policy")
 
@@ -72,6 +73,16 @@ class Policy(nn.Module):
         ).last_hidden_state
         hidden_ND: Tensor = hidden_RTD.flatten(0, 1)[index_N - 1]
         return hidden_ND
+
+    @torch.no_grad()
+    def copy_from(self, other: Policy) -> None:
+        """Takes over the parameters of another policy of the same model, shard by shard, in its own dtype."""
+        for module in (*self.modules(), *other.modules()):
+            if isinstance(module, FSDPModule):
+                # What is gathered for a forward pass would hide the change.
+                module.reshard()
+        for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
+            local_shard(mine).copy_(local_shard(theirs))
 
     def recompute_layers(self) -> None:
         """Keeps only each layer's input for the backward pass, and computes the rest again there."""
