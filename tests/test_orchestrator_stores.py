@@ -76,6 +76,24 @@ def test_a_run_trains_on_an_earlier_store_alone_each_content_once_an_epoch(earli
     assert again.batches == trainer.batches
 
 
+def test_problems_that_the_earlier_run_left_out_have_no_values_and_are_left_out_again(tmp_path: Path) -> None:
+    """Without a worker nobody can measure prompts; those that were too long were never sampled."""
+    earlier = make_run(tmp_path)
+    orchestrate(
+        earlier,
+        ScriptedTrainer(earlier),
+        ScriptedWorker(earlier, prompt_length=lambda id: 999 if id == "train4" else 3),
+    )
+    run_dir = second(earlier)
+    orchestrate(run_dir, ScriptedTrainer(run_dir, total_steps=16))
+    problems = json.loads((run_dir / "report.json").read_text())["problems"]
+    assert problems["train"] == 5
+    assert problems["left_out"] == {"they have no values (their prompts were too long, or they are new)": 1}
+    with open_store(run_dir) as store:
+        drawn = [id for line in read_lineage(run_dir / "consumption.jsonl") for id in line["ids"]]
+        assert "train4" not in store.read_many(drawn, ["problem_id"])["problem_id"]
+
+
 def test_what_the_reference_gives_is_kept_once_and_not_asked_again(earlier: Path) -> None:
     run_dir = second(earlier)
     orchestrate(run_dir, ScriptedTrainer(run_dir, total_steps=16))
@@ -103,6 +121,18 @@ def test_log_probabilities_of_another_reference_are_not_trusted(earlier: Path) -
     orchestrate(run_dir, trainer)
     assert not any(line["reference_stored"] for line in read_lineage(run_dir / "consumption.jsonl"))
     assert not any(batch.reference_logprobs for batch in trainer.batches.values())
+
+
+@pytest.mark.parametrize("has_some", [False, True])
+def test_a_store_of_no_run_is_no_trouble_unless_it_holds_some_references_log_probabilities(
+    earlier: Path, tmp_path: Path, has_some: bool
+) -> None:
+    fields = {"prompt_tokens": [1, 2, 3], "response_tokens": [9], "reward": 0.0, "verdict": "accepted"}
+    with TrajectoryStore.open(tmp_path / "bare", tokenizer=TOKENIZER) as store:
+        store.append([Trajectory("train0", source="human", reference_logprobs=[-0.5] if has_some else None, **fields)])
+    run_dir = second(earlier, stores=[earlier, tmp_path / "bare"])
+    orchestrate(run_dir, ScriptedTrainer(run_dir, total_steps=16))
+    assert any(line["reference_stored"] for line in read_lineage(run_dir / "consumption.jsonl")) != has_some
 
 
 def test_only_accepted_ones_are_taken_where_asked_for_and_evaluated_where_there_is_a_worker(earlier: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -156,6 +157,22 @@ def test_any_damage_is_noticed_or_harmless(tmp_path: Path) -> None:
         except ArchiveError:
             continue
         assert archive.left_out == {"why": 2}
+
+
+def test_on_a_terminal_a_bar_shows_how_much_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = write(tmp_path / "p.jsonl", PROBLEMS)
+    load_problems([spec])
+    assert capsys.readouterr().err == ""
+    (tmp_path / "p.jsonl").touch()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    load_problems([spec])
+    size = (tmp_path / "p.jsonl").stat().st_size
+    shown = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    assert f"reading {tmp_path / 'p.jsonl'}" in shown
+    assert f"{size / 1000:.1f}/{size / 1000:.1f} kB" in shown
 
 
 def test_rows_that_were_left_out_are_told_of_each_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

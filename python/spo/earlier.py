@@ -13,6 +13,7 @@ import msgspec
 from spo.config import Config, read_resolved
 from spo.errors import ConfigError
 from spo.rundir import ModelInfo, read_model
+from spo.store import TrajectoryStore
 
 _STORE_FILE = "store.spo"
 
@@ -58,11 +59,19 @@ def values_directories(config: Config) -> list[Path]:
     return list(dict.fromkeys(Path(each.values.directory) for each in directories if each.values.directory))
 
 
+def _has_reference_logprobs(store: Path) -> bool:
+    """Whether a store of no known run holds log-probabilities of some reference; those collected have none."""
+    with TrajectoryStore.open(store, "r") as opened:
+        return bool(opened.scan(has=["reference_logprobs"]))
+
+
 def same_reference(config: Config, model: ModelInfo) -> bool:
     """Whether all earlier stores hold the log-probabilities of this run's reference, computed as it would be here."""
     for earlier in locate_stores(config.experience.stores):
         if earlier.run_dir is None:
-            return False
+            if _has_reference_logprobs(earlier.store):
+                return False
+            continue
         theirs = read_resolved(earlier.run_dir)
         if (
             read_model(earlier.run_dir).reference_fingerprint != model.reference_fingerprint

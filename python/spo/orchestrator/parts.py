@@ -104,6 +104,16 @@ class Parts:
         self.training_problems = self.training_problems.where(lambda info: info.id not in too_long)
         self.online.schedule = self._schedule()
 
+    def leave_out_all_but(self, valued: Problems) -> None:
+        """Trains with the problems that have values, where no worker can sample any."""
+        if len(valued) < len(self.training_problems):
+            reason = "they have no values (their prompts were too long, or they are new)"
+            self.left_out = {**self.left_out, reason: len(self.training_problems) - len(valued)}
+            log.warning(
+                "%d of %d problems are left out: %s", self.left_out[reason], len(self.training_problems), reason
+            )
+        self.training_problems = valued
+
     def close(self) -> None:
         """Makes everything durable and closes all files."""
         try:

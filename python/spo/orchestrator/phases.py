@@ -24,7 +24,7 @@ from spo.orchestrator.evaluation import EVALUATION, FINAL_ROUND, REFERENCE_ROUND
 from spo.orchestrator.experience import ONLINE, mix_of, pool_of
 from spo.orchestrator.online_values import FixedValues, OnlineValues, ProblemValues
 from spo.orchestrator.parts import Parts
-from spo.orchestrator.prompts import leave_out_long_prompts
+from spo.orchestrator.prompts import leave_out_long_prompts, write_problems
 from spo.orchestrator.state import SavedProgress, decode_state
 from spo.orchestrator.values import ValueEstimation, stored_key, values_key
 from spo.progress import Status
@@ -97,7 +97,11 @@ class Phases:
         if parts.needs_workers:
             key = values_key(config, parts.model, parts.workers.prompt_template, parts.training_problems)
         else:
-            directory, key = stored_key(config, parts.model, parts.training_problems, values_directories(config))
+            directory, key, valued = stored_key(
+                config, parts.model, parts.training_problems, values_directories(config)
+            )
+            parts.leave_out_all_but(valued)
+            write_problems(parts)
             there = msgspec.structs.replace(config.values, directory=str(directory))
             config = msgspec.structs.replace(config, values=there)
         values = ValueEstimation(config, key, parts.training_problems, parts.model.tokenizer_fingerprint)

@@ -33,11 +33,16 @@ async def leave_out_long_prompts(parts: Parts) -> None:
     """
     too_long = await long_prompts(parts.config, parts.training_problems, parts.workers.prompt_lengths)
     parts.leave_out(too_long)
+    write_problems(parts)
+
+
+def write_problems(parts: Parts) -> None:
+    """Writes how many problems the run has, and which it has not, for the report."""
     content = {
         "train": len(parts.training_problems),
         "evaluation": len(parts.held_out_problems),
         "max_prompt_tokens": _most_tokens(parts.config),
-        "too_long": too_long,
+        "too_long": parts.too_long,
         "left_out": parts.left_out,
     }
     replace_file(parts.run_dir / PROBLEMS_FILE, msgspec.json.format(msgspec.json.encode(content)) + b"\n")

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import trio
 
 from spo.config import Config
@@ -22,7 +21,7 @@ from spo.orchestrator.dispatch import split
 from spo.orchestrator.experience import OFFLINE, read_all, relabelled
 from spo.orchestrator.schedule import derive_seed
 from spo.orchestrator.tally import Tally
-from spo.problems import Problem, infos_of, suite_hash
+from spo.problems import Problem, Problems, infos_of, suite_hash
 from spo.reward import ACCEPTED_REWARD
 from spo.rundir import ModelInfo
 from spo.store import Trajectory, TrajectoryStore
@@ -57,9 +56,11 @@ def values_key(config: Config, model: ModelInfo, prompt_template: str, problems:
 
 
 def stored_key(
-    config: Config, model: ModelInfo, problems: Sequence[Problem], directories: Sequence[Path]
-) -> tuple[Path, ValuesKey]:
+    config: Config, model: ModelInfo, problems: Problems, directories: Sequence[Path]
+) -> tuple[Path, ValuesKey, Problems]:
     """Finds the values that workers would go on with, without asking one for its prompt template.
+
+    Whoever sampled them left out problems with prompts that were too long: values of a part of the problems will do.
 
     Args:
         config: The run's settings.
@@ -68,18 +69,22 @@ def stored_key(
         directories: Where to look.
 
     Returns:
-        The directory, and the key.
+        The directory, the key, and the problems that have values: of several keys, that of the most problems.
 
     Raises:
         RunFailed: There are none, or of several templates.
     """
-    wanted = values_key(config, model, "", problems)
-    found: list[tuple[Path, ValuesKey]] = []
+    found: list[tuple[Path, ValuesKey, Problems]] = []
     for directory in directories:
         for path in key_folders(directory):
             key = read_key(path)
-            if msgspec.structs.replace(key, prompt_template="") == wanted and all(key != other for _, other in found):
-                found.append((directory, key))
+            counted = ValueCounts.load(path / COUNTS_FILE, key).as_dict()
+            valued = problems.where(lambda info, counted=counted: info.id in counted)  # type: ignore[misc]
+            wanted = values_key(config, model, key.prompt_template, valued)
+            if valued and key == wanted and all(key != other for _, other, _ in found):
+                found.append((directory, key, valued))
+    most = max((len(valued) for *_, valued in found), default=0)
+    found = [one for one in found if len(one[2]) == most]
     if len(found) != 1:
         places = ", ".join(str(directory) for directory in directories)
         problem = "no values" if not found else f"values of {len(found)} prompt templates"
