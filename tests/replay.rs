@@ -170,6 +170,8 @@ fn a_source_that_is_short_is_named_and_nothing_is_taken() {
     assert!(
         matches!(buffer.sample(&long, Interrupt::never()), Err(Error::Invalid(text)) if text.contains("token_budget is 3"))
     );
+    let no_rows = Request { row_multiple: 0, ..request(2, &[("online", 1.0)]) };
+    assert!(matches!(buffer.sample(&no_rows, Interrupt::never()), Err(Error::Invalid(_))));
     assert_eq!(buffer.state(), before);
 }
 

@@ -85,6 +85,14 @@ fn groups_come_whole_and_problems_with_too_few_wait() {
 }
 
 #[test]
+fn a_problem_may_have_several_groups_in_a_batch() {
+    let buffer = ReplayBuffer::new(BOUNDS, 1, false).unwrap();
+    buffer.add((0..9).map(|id| of_problem(id, "online", id / 7)).collect(), None).unwrap(); // seven of p0, two of p1
+    let batch = sample(&buffer, &Request { group_size: 3, ..request(6, &[("online", 1.0)]) });
+    assert_eq!(problems_of(&batch), HashMap::from([(("online".into(), "p0".into()), 6)]));
+}
+
+#[test]
 fn an_epoch_in_groups_draws_each_whole_group_once() {
     let buffer = ReplayBuffer::new(BOUNDS, 3, false).unwrap();
     buffer.add((0..24).map(|id| of_problem(id, "offline", id / 4)).collect(), None).unwrap();

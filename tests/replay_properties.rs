@@ -8,6 +8,7 @@ use std::sync::Arc;
 use common::{append, check_packing, request, trajectory};
 use proptest::prelude::*;
 use spo_core::replay::batch::Batch;
+use spo_core::replay::mix::Unit;
 use spo_core::replay::window::Bounds;
 use spo_core::replay::{Item, Order, ReplayBuffer, Request};
 use spo_core::trajectory::Trajectory;
@@ -36,9 +37,14 @@ fn orders() -> impl Strategy<Value = Order> {
     ]
 }
 
+fn units() -> impl Strategy<Value = Unit> {
+    prop_oneof![Just(Unit::Trajectories), Just(Unit::Tokens)]
+}
+
 struct Run {
     next_id: u64,
     version: u64,
+    unit: Unit,
 }
 
 /// Does a step; the drawn ids and uses, or what was short.
@@ -76,7 +82,8 @@ fn take(
             run.version += ahead;
             let share = |part: usize| part as f64 / count as f64;
             let mix = [("online", share(online)), ("offline", share(offline))];
-            let request = Request { policy_version: run.version, row_multiple: 2, ..request(count, &mix) };
+            let request =
+                Request { policy_version: run.version, row_multiple: 2, unit: run.unit, ..request(count, &mix) };
             let drawn = buffer.sample(&request, Interrupt::never());
             if let Ok(batch) = &drawn {
                 check_packing(batch, &request);
@@ -92,11 +99,12 @@ proptest! {
     #[test]
     fn uses_and_staleness_stay_in_bounds_whatever_happens(
         steps in steps(), seed in any::<u64>(), order in orders(), max_uses in 1u32..4, max_staleness in 0u64..6,
+        unit in units(),
     ) {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(append(directory.path()));
         let buffer = ReplayBuffer::new(Bounds { capacity: 8, max_uses, max_staleness, order }, seed, false).unwrap();
-        let mut run = Run { next_id: 0, version: 0 };
+        let mut run = Run { next_id: 0, version: 0, unit };
         let mut uses: BTreeMap<u64, u32> = BTreeMap::new();
         for step in &steps {
             let Some(Ok(batch)) = take(step, &mut run, &buffer, &store) else { continue };
@@ -111,13 +119,14 @@ proptest! {
     #[test]
     fn a_buffer_loaded_from_its_state_goes_on_as_the_one_that_was_saved(
         before in steps(), after in steps(), seed in any::<u64>(), order in orders(), computed in any::<bool>(),
+        unit in units(),
     ) {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(append(directory.path()));
         let bounds = Bounds { capacity: 10, max_uses: 3, max_staleness: 6, order };
         let new = |seed| ReplayBuffer::new(bounds, seed, computed).unwrap();
         let (first, second) = (new(seed), new(0));
-        let mut run = Run { next_id: 0, version: 0 };
+        let mut run = Run { next_id: 0, version: 0, unit };
         for step in &before {
             take(step, &mut run, &first, &store);
         }

@@ -1,8 +1,6 @@
 """The replay buffer through Python: arrays, bounds, errors, saving and loading."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -269,26 +267,3 @@ def test_a_state_that_is_none_is_refused(tmp_path: Path) -> None:
                 buffer.load_state_dict({key: value for key, value in good.items() if key != name})
         with pytest.raises(StoreError, match="no record"):
             buffer.load_state_dict(good)
-
-
-STREAM = """
-from spo.replay import ReplayBuffer
-from spo.store import Trajectory
-
-buffer = ReplayBuffer(capacity=50, max_uses=3, max_staleness=100, seed=11, order="uniform")
-for number in range(40):
-    source = "online" if number % 2 else "pool"
-    buffer.add([Trajectory(f"p{number}", [number], range(number), 0.0, "accepted", source)], [number])
-for _ in range(4):
-    batch = buffer.sample(9, 0, {"online": 2 / 3, "pool": 1 / 3}, token_budget=64)
-    print(*batch.ids, *batch.rows, *batch.starts)
-"""
-
-RECORDED_FIRST_LINE = "19 21 3 1 39 29 16 34 12 1 0 1 0 0 2 2 1 2 35 40 55 62 0 0 30 0 47"
-
-
-def test_the_stream_is_the_same_in_every_process_for_ever() -> None:
-    command = [sys.executable, "-c", STREAM]
-    first, second = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2))
-    assert first.stdout == second.stdout
-    assert first.stdout.splitlines()[0] == RECORDED_FIRST_LINE

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "BatchColumns",
     "Judge",
     "JudgeTicket",
     "NativeReplayBuffer",
@@ -157,6 +158,47 @@ class NativeStore:
 # --- replay ---
 
 @final
+class BatchColumns:
+    """The columns of a batch with one value a trajectory; see `spo.replay.Batch`."""
+
+    @property
+    def rows(self) -> npt.NDArray[np.uint32]: ...
+    @property
+    def starts(self) -> npt.NDArray[np.uint32]: ...
+    @property
+    def prompt_lengths(self) -> npt.NDArray[np.uint32]: ...
+    @property
+    def response_lengths(self) -> npt.NDArray[np.uint32]: ...
+    @property
+    def rewards(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def temperatures(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def min_policy_versions(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def max_policy_versions(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def ids(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def uses(self) -> npt.NDArray[np.uint32]: ...
+    @property
+    def has_reference_logprobs(self) -> npt.NDArray[np.bool_]: ...
+    @property
+    def sources(self) -> list[str]: ...
+    @property
+    def problem_ids(self) -> list[str]: ...
+
+_BatchParts: TypeAlias = tuple[
+    npt.NDArray[np.int32],
+    npt.NDArray[np.int32],
+    npt.NDArray[np.int32],
+    npt.NDArray[np.bool_],
+    npt.NDArray[np.float32] | None,
+    npt.NDArray[np.float32] | None,
+    BatchColumns,
+]
+
+@final
 class NativeReplayBuffer:
     """The replay buffer; see `spo.replay.ReplayBuffer`."""
 
@@ -186,7 +228,7 @@ class NativeReplayBuffer:
         group_size: int,
         token_budget: int,
         row_multiple: int,
-    ) -> dict[str, Any]: ...
+    ) -> _BatchParts: ...
     def set_reference_logprobs(self, ids: Sequence[int], logprobs: Sequence[npt.NDArray[np.float32]]) -> None: ...
     def set_priorities(self, priorities: Mapping[int, float]) -> None: ...
     def memory_bytes(self) -> int: ...
@@ -198,7 +240,7 @@ class NativeReplayBuffer:
 
 def pack_batch(
     trajectories: Sequence[Trajectory], ids: Sequence[int], uses: Sequence[int], token_budget: int, row_multiple: int
-) -> dict[str, Any]: ...
+) -> _BatchParts: ...
 
 # --- judge ---
 

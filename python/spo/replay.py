@@ -10,9 +10,10 @@ The same seed and the same calls give the same batches on every machine, also ac
 Nothing here waits or reads models.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from spo._native import NativeReplayBuffer, Trajectory, pack_batch
 from spo.errors import NotEnough, StoreError
 from spo.store import TrajectoryStore
 
+if TYPE_CHECKING:
+    from spo._native import _BatchParts
+
 __all__ = ["ONLINE", "Batch", "NotEnough", "ReplayBuffer", "pack"]
 
 ONLINE = "online"
@@ -28,9 +32,10 @@ STATE_FORMAT = 2
 _ADDED_BY_FORMAT_2: dict[str, Any] = {"window_priorities": [], "owed": {}}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """B trajectories packed into R rows of T tokens: several to a row, none split.
+
+    The columns with one value a trajectory become arrays, or lists, when they are first asked for.
 
     Attributes:
         tokens: int32 [R, T]; 0 in padding.
@@ -73,6 +78,25 @@ class Batch:
     has_reference_logprobs: NDArray[np.bool_]
     sources: list[str]
     problem_ids: list[str]
+
+    def __init__(self, parts: _BatchParts) -> None:
+        (
+            self.tokens,
+            self.position_ids,
+            self.segment_ids,
+            self.response_mask,
+            self.behavior_logprobs,
+            self.reference_logprobs,
+            self._columns,
+        ) = parts
+
+    if not TYPE_CHECKING:  # For a type checker there are the attributes above and no others.
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            value = self.__dict__[name] = getattr(self._columns, name)
+            return value
 
 
 class ReplayBuffer:
@@ -203,10 +227,9 @@ class ReplayBuffer:
         ):
             _check_count(name, value, least)
         shares = {ONLINE: 1.0} if mix is None else dict(mix)
-        arrays = self._buffer.sample(
-            num_trajectories, policy_version, shares, unit, group_size, token_budget, row_multiple
+        return Batch(
+            self._buffer.sample(num_trajectories, policy_version, shares, unit, group_size, token_budget, row_multiple)
         )
-        return Batch(**arrays)
 
     def set_reference_logprobs(self, ids: Sequence[int], logprobs: Sequence[NDArray[np.float32]]) -> None:
         """Notes the log-probabilities that the reference gives to responses; ids that are gone are passed over.
@@ -292,7 +315,7 @@ def pack(
     Raises:
         ValueError: a trajectory has more than `token_budget` tokens, or there are not as many ids or uses.
     """
-    return Batch(**pack_batch(trajectories, list(ids), list(uses), token_budget, row_multiple))
+    return Batch(pack_batch(trajectories, list(ids), list(uses), token_budget, row_multiple))
 
 
 def _check_count(name: str, value: int, least: int) -> None:

@@ -7,6 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use spo_core::replay::batch::Batch;
+use spo_core::replay::columns::Columns;
 use spo_core::replay::mix::Unit;
 use spo_core::replay::state::{PoolOrderState, PoolState, State};
 use spo_core::replay::window::Bounds;
@@ -100,15 +101,14 @@ impl NativeReplayBuffer {
         group_size: usize,
         token_budget: usize,
         row_multiple: usize,
-    ) -> PyResult<Bound<'py, PyDict>> {
+    ) -> PyResult<Parts<'py>> {
         let unit = match unit {
             "trajectories" => Unit::Trajectories,
             "tokens" => Unit::Tokens,
             other => return Err(unknown("unit", other, "trajectories or tokens")),
         };
         let request = Request { num_trajectories, policy_version, mix, unit, group_size, token_budget, row_multiple };
-        let batch = without_gil(py, |interrupt| self.0.sample(&request, interrupt))?;
-        arrays(py, batch)
+        parts(py, without_gil(py, |interrupt| Ok(gathered(self.0.sample(&request, interrupt)?)))?)
     }
 
     fn set_reference_logprobs(
@@ -255,43 +255,76 @@ fn field<T: for<'a, 'py> FromPyObject<'a, 'py>>(state: &Bound<'_, PyDict>, name:
     value.extract().map_err(|_| wrong())
 }
 
-/// The batch's arrays; those of tokens are handed over, not copied.
-fn arrays<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyDict>> {
+/// A batch's arrays of tokens, which are handed over, not copied, and its other columns.
+type Parts<'py> = (
+    Bound<'py, PyArray2<i32>>,
+    Bound<'py, PyArray2<i32>>,
+    Bound<'py, PyArray2<i32>>,
+    Bound<'py, PyArray2<bool>>,
+    Option<Bound<'py, PyArray2<f32>>>,
+    Option<Bound<'py, PyArray2<f32>>>,
+    BatchColumns,
+);
+
+/// What a batch is in Rust, with nothing left to do but to hand it over; made without the GIL.
+type Gathered = (Batch, Columns);
+
+/// Gathers the columns and lets go of the trajectories, which may be the last to hold them.
+fn gathered(mut batch: Batch) -> Gathered {
+    let columns = Columns::from(&batch);
+    batch.items.clear();
+    (batch, columns)
+}
+
+fn parts(py: Python<'_>, (batch, columns): Gathered) -> PyResult<Parts<'_>> {
     let shape = [batch.rows, batch.width];
-    let dict = PyDict::new(py);
-    dict.set_item("tokens", matrix(py, batch.tokens, shape)?)?;
-    dict.set_item("position_ids", matrix(py, batch.position_ids, shape)?)?;
-    dict.set_item("segment_ids", matrix(py, batch.segment_ids, shape)?)?;
-    dict.set_item("response_mask", matrix(py, batch.response_mask, shape)?)?;
-    dict.set_item("behavior_logprobs", batch.behavior_logprobs.map(|column| matrix(py, column, shape)).transpose()?)?;
-    dict.set_item("reference_logprobs", batch.reference_logprobs.map(|column| matrix(py, column, shape)).transpose()?)?;
-    dict.set_item("rows", PyArray1::from_iter(py, batch.places.iter().map(|place| place.row as u32)))?;
-    dict.set_item("starts", PyArray1::from_iter(py, batch.places.iter().map(|place| place.start as u32)))?;
-    let records = || batch.items.iter().map(|(item, _)| &*item.trajectory);
-    dict.set_item(
-        "prompt_lengths",
-        PyArray1::from_iter(py, records().map(|record| record.prompt_tokens.len() as u32)),
-    )?;
-    dict.set_item(
-        "response_lengths",
-        PyArray1::from_iter(py, records().map(|record| record.response_tokens.len() as u32)),
-    )?;
-    dict.set_item("rewards", PyArray1::from_iter(py, records().map(|record| record.reward as f32)))?;
-    dict.set_item("temperatures", PyArray1::from_iter(py, records().map(|record| record.temperature as f32)))?;
-    dict.set_item("min_policy_versions", PyArray1::from_iter(py, records().map(|record| record.min_policy_version)))?;
-    dict.set_item("max_policy_versions", PyArray1::from_iter(py, records().map(|record| record.max_policy_version)))?;
-    dict.set_item("ids", PyArray1::from_iter(py, batch.items.iter().map(|(item, _)| item.id)))?;
-    dict.set_item("uses", PyArray1::from_iter(py, batch.items.iter().map(|(_, uses)| *uses)))?;
-    let has_reference = records().map(|record| record.reference_logprobs.is_some());
-    dict.set_item("has_reference_logprobs", PyArray1::from_iter(py, has_reference))?;
-    dict.set_item("sources", records().map(|record| record.source.as_str()).collect::<Vec<_>>())?;
-    dict.set_item("problem_ids", records().map(|record| record.problem_id.as_str()).collect::<Vec<_>>())?;
-    Ok(dict)
+    Ok((
+        matrix(py, batch.tokens, shape)?,
+        matrix(py, batch.position_ids, shape)?,
+        matrix(py, batch.segment_ids, shape)?,
+        matrix(py, batch.response_mask, shape)?,
+        batch.behavior_logprobs.map(|column| matrix(py, column, shape)).transpose()?,
+        batch.reference_logprobs.map(|column| matrix(py, column, shape)).transpose()?,
+        BatchColumns(columns),
+    ))
 }
 
 fn matrix<T: numpy::Element>(py: Python<'_>, values: Vec<T>, shape: [usize; 2]) -> PyResult<Bound<'_, PyArray2<T>>> {
     PyArray1::from_vec(py, values).reshape(shape)
 }
+
+/// The columns of a batch with one value a trajectory; each getter makes a new array, or list.
+#[pyclass(frozen, module = "spo._native")]
+struct BatchColumns(Columns);
+
+macro_rules! columns {
+    ($($name:ident: $type:ty),*) => {
+        #[pymethods]
+        impl BatchColumns {
+            $(
+                #[getter]
+                fn $name<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<$type>> {
+                    PyArray1::from_slice(py, &self.0.$name)
+                }
+            )*
+
+            #[getter]
+            fn sources(&self) -> Vec<&str> {
+                self.0.sources.iter().collect()
+            }
+
+            #[getter]
+            fn problem_ids(&self) -> Vec<&str> {
+                self.0.problem_ids.iter().collect()
+            }
+        }
+    };
+}
+
+columns!(
+    rows: u32, starts: u32, prompt_lengths: u32, response_lengths: u32, rewards: f32, temperatures: f32,
+    min_policy_versions: u64, max_policy_versions: u64, ids: u64, uses: u32, has_reference_logprobs: bool
+);
 
 /// Packs given trajectories in this order; see `spo.replay.pack`.
 #[pyfunction]
@@ -302,18 +335,18 @@ fn pack_batch<'py>(
     uses: Vec<u32>,
     token_budget: usize,
     row_multiple: usize,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<Parts<'py>> {
     if trajectories.len() != ids.len() || trajectories.len() != uses.len() {
         let (given, named, counted) = (trajectories.len(), ids.len(), uses.len());
         return Err(PyValueError::new_err(format!("{given} trajectories came with {named} ids and {counted} uses")));
     }
     let items = cores(&trajectories).into_iter().zip(ids).map(|(trajectory, id)| Item { id, trajectory });
     let items = items.zip(uses).collect();
-    let batch = without_gil(py, |_| Batch::pack(items, token_budget, row_multiple))?;
-    arrays(py, batch)
+    parts(py, without_gil(py, |_| Ok(gathered(Batch::pack(items, token_budget, row_multiple)?)))?)
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<NativeReplayBuffer>()?;
+    module.add_class::<BatchColumns>()?;
     module.add_function(wrap_pyfunction!(pack_batch, module)?)
 }

@@ -1,12 +1,20 @@
 //! A batch: drawn trajectories packed into rows, as flat row-major arrays that numpy takes over without a copy.
 
+use std::sync::Once;
+
 use super::Item;
 use crate::error::Result;
-use crate::packing::{Place, pack};
+use crate::packing::{Layout, pack};
 use crate::trajectory::Trajectory;
+
+pub use crate::packing::Place;
 
 /// `segment_ids` where there is no trajectory.
 pub const PADDING: i32 = -1;
+
+/// The largest block that glibc learns from.
+const LEARNT_BYTES: usize = (32 << 20) - (1 << 16);
+static KEEPING_MEMORY: Once = Once::new();
 
 /// B trajectories in R rows of T tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,50 +44,78 @@ pub struct Batch {
 impl Batch {
     /// Packs the items. Fails, naming it, on a trajectory longer than `token_budget`.
     pub fn pack(items: Vec<(Item, u32)>, token_budget: usize, row_multiple: usize) -> Result<Self> {
+        KEEPING_MEMORY.call_once(keep_freed_memory);
         let lengths: Vec<usize> = items.iter().map(|(item, _)| item.trajectory.num_tokens()).collect();
         let layout = pack(&lengths, token_budget, row_multiple)?;
-        let size = layout.rows * token_budget;
-        let mut batch = Batch {
+        let page = Page::new(&items, &layout, token_budget);
+        Ok(Batch {
+            tokens: page.filled(0, |array, _, trajectory| {
+                array.extend_from_slice(&trajectory.prompt_tokens);
+                array.extend_from_slice(&trajectory.response_tokens);
+            }),
+            position_ids: page.filled(0, |array, _, trajectory| array.extend(0..trajectory.num_tokens() as i32)),
+            segment_ids: page.filled(PADDING, |array, at, trajectory| {
+                array.resize(array.len() + trajectory.num_tokens(), at as i32);
+            }),
+            response_mask: page.filled(false, |array, _, trajectory| {
+                array.resize(array.len() + trajectory.prompt_tokens.len(), false);
+                array.resize(array.len() + trajectory.response_tokens.len(), true);
+            }),
+            behavior_logprobs: page.logprobs(|trajectory| trajectory.behavior_logprobs.as_deref()),
+            reference_logprobs: page.logprobs(|trajectory| trajectory.reference_logprobs.as_deref()),
             rows: layout.rows,
             width: token_budget,
-            tokens: vec![0; size],
-            position_ids: vec![0; size],
-            segment_ids: vec![PADDING; size],
-            response_mask: vec![false; size],
-            behavior_logprobs: column(&items, size, |trajectory| &trajectory.behavior_logprobs),
-            reference_logprobs: column(&items, size, |trajectory| &trajectory.reference_logprobs),
             places: layout.places,
             items,
-        };
-        for at in 0..batch.items.len() {
-            batch.put(at);
-        }
-        Ok(batch)
-    }
-
-    fn put(&mut self, at: usize) {
-        let trajectory = self.items[at].0.trajectory.clone();
-        let start = self.places[at].row * self.width + self.places[at].start;
-        let response = start + trajectory.prompt_tokens.len();
-        let end = response + trajectory.response_tokens.len();
-        self.tokens[start..response].copy_from_slice(&trajectory.prompt_tokens);
-        self.tokens[response..end].copy_from_slice(&trajectory.response_tokens);
-        for (position, place) in self.position_ids[start..end].iter_mut().enumerate() {
-            *place = position as i32;
-        }
-        self.segment_ids[start..end].fill(at as i32);
-        self.response_mask[response..end].fill(true);
-        let copy = |to: &mut Option<Vec<f32>>, from: &Option<Vec<f32>>| {
-            if let (Some(to), Some(from)) = (to, from) {
-                to[response..end].copy_from_slice(from);
-            }
-        };
-        copy(&mut self.behavior_logprobs, &trajectory.behavior_logprobs);
-        copy(&mut self.reference_logprobs, &trajectory.reference_logprobs);
+        })
     }
 }
 
-fn column(items: &[(Item, u32)], size: usize, of: fn(&Trajectory) -> &Option<Vec<f32>>) -> Option<Vec<f32>> {
-    let all = !items.is_empty() && items.iter().all(|(item, _)| of(&item.trajectory).is_some());
-    all.then(|| vec![0.0; size])
+/// Has the C library keep the memory of arrays that are freed. As it is, it gives megabytes back to the system, and to map
+/// them anew for the next batch takes several times as long as to fill them. Once a block as large as this was
+/// freed, it keeps twice as much (`M_MMAP_THRESHOLD` in mallopt(3)); nothing is touched for it.
+fn keep_freed_memory() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(LEARNT_BYTES)));
+}
+
+/// What all arrays of a batch have in common: which trajectories lie where.
+struct Page<'a> {
+    /// `[B]`: index in the batch, first element and trajectory, in the order in which they lie.
+    order: Vec<(usize, usize, &'a Trajectory)>,
+    /// R·T.
+    size: usize,
+}
+
+impl<'a> Page<'a> {
+    fn new(items: &'a [(Item, u32)], layout: &Layout, width: usize) -> Self {
+        let starts = layout.places.iter().map(|place| place.row * width + place.start);
+        let placed = items.iter().zip(starts).enumerate();
+        let mut order: Vec<_> = placed.map(|(at, ((item, _), start))| (at, start, &*item.trajectory)).collect();
+        // Empty trajectories lie where others begin, and come before them.
+        order.sort_unstable_by_key(|&(at, start, trajectory)| (start, trajectory.num_tokens(), at));
+        Page { order, size: layout.rows * width }
+    }
+
+    /// An array that is written once, from front to back, rather than cleared first: `put` appends what it has of a
+    /// trajectory, `padding` is what lies between.
+    fn filled<T: Copy>(&self, padding: T, put: impl Fn(&mut Vec<T>, usize, &Trajectory)) -> Vec<T> {
+        let mut array = Vec::with_capacity(self.size);
+        for &(at, start, trajectory) in &self.order {
+            array.resize(start, padding);
+            put(&mut array, at, trajectory);
+        }
+        array.resize(self.size, padding);
+        array
+    }
+
+    /// A column of log-probabilities, if every trajectory has it.
+    fn logprobs(&self, of: fn(&Trajectory) -> Option<&[f32]>) -> Option<Vec<f32>> {
+        let all = !self.order.is_empty() && self.order.iter().all(|(.., trajectory)| of(trajectory).is_some());
+        all.then(|| {
+            self.filled(0.0, |array, _, trajectory| {
+                array.resize(array.len() + trajectory.prompt_tokens.len(), 0.0);
+                array.extend_from_slice(of(trajectory).unwrap_or_default());
+            })
+        })
+    }
 }

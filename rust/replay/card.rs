@@ -1,5 +1,7 @@
 //! A card: what drawing needs to know of a trajectory, which itself need not be in memory.
 
+use std::collections::HashMap;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
@@ -38,20 +40,18 @@ pub fn token_count(tokens: usize) -> Result<u32> {
 }
 
 /// Takes whole groups of `size` from cards that are in the order of drawing: the places of the first `count / size`
-/// groups, each at the turn of its first member. Fewer, if there are not so many whole groups.
+/// groups, each at the turn of its first member. Fewer, if there are not so many whole groups. A problem may have several.
 pub fn whole_groups(cards: impl Iterator<Item = Card>, size: usize, count: usize) -> Vec<usize> {
-    let mut members: std::collections::HashMap<u64, Vec<usize>> = Default::default();
-    let mut whole: Vec<u64> = Vec::new();
+    let mut open: HashMap<u64, Vec<usize>> = HashMap::new();
+    let mut whole: Vec<Vec<usize>> = Vec::new();
     for (place, card) in cards.enumerate() {
-        let group = members.entry(card.group).or_default();
-        if group.len() < size {
-            group.push(place);
-            if group.len() == size {
-                whole.push(card.group);
-            }
+        let group = open.entry(card.group).or_default();
+        group.push(place);
+        if group.len() == size {
+            whole.push(std::mem::take(group));
         }
     }
-    whole.sort_by_key(|group| members[group][0]);
+    whole.sort_by_key(|group| group[0]);
     whole.truncate(count / size);
-    whole.iter().flat_map(|group| members[group].iter().copied()).collect()
+    whole.concat()
 }

@@ -12,6 +12,9 @@ use crate::trajectory::record::Columns;
 /// What a trajectory takes beside its arrays, about.
 const OVERHEAD_BYTES: usize = 512;
 
+/// Numbers of four bytes in a memory page.
+const PAGE_NUMBERS: usize = 1024;
+
 /// Decoded trajectories by id.
 #[derive(Default)]
 pub struct Memory {
@@ -87,25 +90,34 @@ impl Memory {
         wanted: impl Iterator<Item = (u64, &'a str)> + Clone,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Arc<Trajectory>>> {
-        let missing: Vec<(u64, &str)> = wanted.clone().filter(|(id, _)| !self.records.contains_key(id)).collect();
-        if !missing.is_empty() {
-            let ids: Vec<u64> = missing.iter().map(|&(id, _)| id).collect();
-            let store = self.store.as_ref().ok_or_else(|| {
-                Error::Store(format!("trajectory {} is not in memory, and the buffer has no store", ids[0]))
-            })?;
-            for ((id, source), mut trajectory) in missing.iter().zip(store.read_many(&ids, Columns::ALL, interrupt)?) {
-                if trajectory.source != *source {
-                    trajectory.source = (*source).to_owned();
-                }
-                self.insert(*id, Arc::new(trajectory));
+        let found: Vec<Option<&Arc<Trajectory>>> = wanted.clone().map(|(id, _)| self.records.get(&id)).collect();
+        read_ahead(found.iter().flatten().map(|record| &***record));
+        let found: Vec<Option<Arc<Trajectory>>> = found.into_iter().map(Option::<&_>::cloned).collect();
+        let is_missing = |&(_, record): &((u64, &'a str), &Option<_>)| record.is_none();
+        let missing: Vec<(u64, &str)> = wanted.zip(&found).filter(is_missing).map(|(wanted, _)| wanted).collect();
+        let mut read = self.read(&missing, interrupt)?.into_iter();
+        // Each that was not found has been read.
+        Ok(found.into_iter().filter_map(|record| record.or_else(|| read.next())).collect())
+    }
+
+    /// Reads trajectories from the store.
+    fn read(&mut self, missing: &[(u64, &str)], interrupt: Interrupt<'_>) -> Result<Vec<Arc<Trajectory>>> {
+        let Some((first, _)) = missing.first() else { return Ok(Vec::new()) };
+        let ids: Vec<u64> = missing.iter().map(|&(id, _)| id).collect();
+        let store = self
+            .store
+            .as_ref()
+            .ok_or_else(|| Error::Store(format!("trajectory {first} is not in memory, and the buffer has no store")))?;
+        let mut records = Vec::with_capacity(ids.len());
+        for (&(id, source), mut trajectory) in missing.iter().zip(store.read_many(&ids, Columns::ALL, interrupt)?) {
+            if trajectory.source != source {
+                trajectory.source = source.to_owned();
             }
+            let record = Arc::new(trajectory);
+            self.insert(id, record.clone());
+            records.push(record);
         }
-        wanted
-            .map(|(id, _)| {
-                let found = self.records.get(&id).cloned();
-                found.ok_or_else(|| Error::Store(format!("trajectory {id} is not in the buffer")))
-            })
-            .collect()
+        Ok(records)
     }
 
     /// Forgets those that came first until the bound is kept.
@@ -120,6 +132,20 @@ impl Memory {
             self.order.retain(|id| self.records.contains_key(id));
         }
     }
+}
+
+/// Reads a number of each memory page of the records, so that the processor fetches these from memory side by side. When
+/// they are copied, it would wait for one after the other.
+fn read_ahead<'a>(records: impl Iterator<Item = &'a Trajectory> + Clone) {
+    let lengths = records.clone().map(Trajectory::num_tokens).fold(0, usize::wrapping_add);
+    let tokens = |tokens: &[i32]| tokens.iter().step_by(PAGE_NUMBERS).fold(0, |sum, &token| sum ^ token as u32);
+    let logprobs = |values: &[f32]| values.iter().step_by(PAGE_NUMBERS).fold(0, |sum, value| sum ^ value.to_bits());
+    let numbers = records.map(|record| {
+        let columns = [&record.behavior_logprobs, &record.reference_logprobs].into_iter().flatten();
+        let columns = columns.fold(0, |sum, column| sum ^ logprobs(column));
+        tokens(&record.prompt_tokens) ^ tokens(&record.response_tokens) ^ columns
+    });
+    std::hint::black_box((lengths, numbers.fold(0, |sum, number| sum ^ number)));
 }
 
 fn size(trajectory: &Trajectory) -> usize {

@@ -68,18 +68,18 @@ pub enum PoolOrderState {
 impl ReplayBuffer {
     /// The state, to be saved with a checkpoint.
     pub fn state(&self) -> State {
-        let inner = self.lock();
-        let entries = &inner.window.entries;
+        let contents = self.lock();
+        let entries = &contents.window.entries;
         let priorities: Vec<f64> = entries.iter().map(|entry| entry.priority).collect();
         State {
-            seed: inner.seed,
-            window_random: inner.window.random.state,
+            seed: contents.seed,
+            window_random: contents.window.random.state,
             window_ids: entries.iter().map(|entry| entry.card.id).collect(),
             window_uses: entries.iter().map(|entry| entry.uses).collect(),
             window_priorities: if priorities.iter().all(|&one| one == 1.0) { Vec::new() } else { priorities },
-            pools: inner.pools.iter().map(|(source, pool)| (source.clone(), pool.state())).collect(),
-            counters: inner.counters,
-            owed: inner.owed.clone(),
+            pools: contents.pools.iter().map(|(source, pool)| (source.clone(), pool.state())).collect(),
+            counters: contents.counters,
+            owed: contents.owed.clone(),
         }
     }
 
@@ -102,20 +102,20 @@ impl ReplayBuffer {
             };
             pools.insert(source.clone(), Pool { cards, cursor: saved.cursor as usize, epoch: saved.epoch, order });
         }
-        let mut inner = self.lock();
-        let bound = inner.memory.bound();
-        inner.memory.bind(store.clone(), bound);
-        inner.memory.clear();
-        inner.seed = state.seed;
-        inner.ids = all_ids(state).collect();
-        inner.counters = state.counters;
-        inner.owed = state.owed.clone();
-        inner.pools = pools;
-        inner.window.random = Random { state: state.window_random };
-        inner.window.entries.clear();
+        let mut contents = self.lock();
+        let bound = contents.memory.bound();
+        contents.memory.bind(store.clone(), bound);
+        contents.memory.clear();
+        contents.seed = state.seed;
+        contents.ids = all_ids(state).collect();
+        contents.counters = state.counters;
+        contents.owed = state.owed.clone();
+        contents.pools = pools;
+        contents.window.random = Random { state: state.window_random };
+        contents.window.entries.clear();
         for (at, card) in window.into_iter().enumerate() {
             let priority = state.window_priorities.get(at).copied().unwrap_or(1.0);
-            inner.add_online(Entry { card, uses: state.window_uses[at], priority });
+            contents.add_online(Entry::new(card, state.window_uses[at], priority));
         }
         Ok(())
     }

@@ -16,8 +16,17 @@ pub struct Entry {
     pub card: Card,
     /// Draws so far.
     pub uses: u32,
-    /// Decides how soon it is drawn under [`Order::Priority`].
+    /// Decides how soon it is drawn under [`Order::Priority`]; above 0.
     pub priority: f64,
+    /// Its logarithm.
+    log_priority: f64,
+}
+
+impl Entry {
+    /// An entry.
+    pub fn new(card: Card, uses: u32, priority: f64) -> Self {
+        Entry { card, uses, priority, log_priority: ln(priority) }
+    }
 }
 
 /// What may be drawn, and how often.
@@ -32,6 +41,9 @@ pub struct Bounds {
     /// Which go first.
     pub order: Order,
 }
+
+/// Most entries that a window may have room for: their places are numbers of 32 bits.
+pub const MAX_CAPACITY: usize = u32::MAX as usize;
 
 /// The entries, oldest first.
 pub struct Window {
@@ -75,15 +87,10 @@ impl Window {
     /// Plans to draw the first entries of the queue, in whole groups where asked for; fewer, if there are fewer.
     pub fn plan(&self, quota: Quota, policy_version: u64) -> Draw {
         let mut random = self.random.clone();
-        let order = self.bounds.order;
-        let mut usable: Vec<(u32, u64, usize)> = Vec::with_capacity(self.entries.len());
+        let mut usable: Vec<u128> = Vec::with_capacity(self.entries.len());
         for (place, entry) in self.entries.iter().enumerate() {
             if self.usable(entry, policy_version) {
-                let uses = if order.least_used_first() { entry.uses } else { 0 };
-                let version = entry.card.min_policy_version;
-                let log_priority = if order.least_used_first() { 0.0 } else { ln(entry.priority) };
-                let turn = order.turn(policy_version.saturating_sub(version), version, log_priority, &mut random);
-                usable.push((uses, turn, place));
+                usable.push(self.turn(entry, place, policy_version, &mut random));
             }
         }
         if quota.group_size == 1 && quota.count < usable.len() {
@@ -92,13 +99,23 @@ impl Window {
             usable.truncate(quota.count);
         }
         usable.sort_unstable();
-        let mut places: Vec<usize> = usable.into_iter().map(|(.., place)| place).collect();
+        let mut places: Vec<usize> = usable.into_iter().map(|turn| turn as u32 as usize).collect();
         if quota.group_size > 1 {
             let cards = places.iter().map(|&place| self.entries[place].card);
             places = whole_groups(cards, quota.group_size, quota.count).into_iter().map(|at| places[at]).collect();
         }
         let taken = |&place: &usize| (self.entries[place].card, self.entries[place].uses + 1);
         Draw { cards: places.iter().map(taken).collect(), places, random }
+    }
+
+    /// Where an entry stands in the queue: uses where they count, then the order's turn, then the place, in one number,
+    /// which is compared faster than three.
+    fn turn(&self, entry: &Entry, place: usize, policy_version: u64, random: &mut Random) -> u128 {
+        let order = self.bounds.order;
+        let version = entry.card.min_policy_version;
+        let (uses, log_priority) = if order.least_used_first() { (entry.uses, 0.0) } else { (0, entry.log_priority) };
+        let turn = order.turn(policy_version.saturating_sub(version), version, log_priority, random);
+        u128::from(uses) << 96 | u128::from(turn) << 32 | u128::from(place as u32)
     }
 
     /// Makes a planned draw happen; entries that can never be drawn again leave, and are returned.
