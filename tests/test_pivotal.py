@@ -178,3 +178,28 @@ def test_another_prompt_than_the_stored_one_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(RunFailed, match="has another prompt than the workers give"):
         run_sampling(main)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["estimate"], "give one preset, TOML file or run directory"),
+        (["estimate", "tiny", "values.interval_width=2"], "values.interval_width"),
+        (["estimate", "tiny", "problems.train=[]"], "problems.train: there are none"),
+        (["pivotal", "nowhere"], "nowhere is neither a run directory nor a trajectory store"),
+        (["pivotal", "store"], "is of no run: also name the preset"),
+        (["pivotal", "store", "tiny", "--budget", "3"], "--budget 3 is less than --rollouts 10"),
+        (["show", "store", "0"], "has no counts; search it by `spo values pivotal`"),
+        (["show"], "there is no run in runs/"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with TrajectoryStore.open(tmp_path / "store", tokenizer="bytes") as store:
+        (first,) = store.append([Trajectory("p", [1], [2], 0.0, "accepted", "online")])
+    assert main(["values", *(str(first) if word == "0" else word for word in words)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("spo: error: ")
+    assert reason in line

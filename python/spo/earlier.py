@@ -27,8 +27,12 @@ class EarlierStore(msgspec.Struct, frozen=True):
     """The run that it is of, where that is known."""
 
 
-def locate_stores(names: Sequence[str]) -> list[EarlierStore]:
-    """Finds the stores of `experience.stores`.
+def locate_stores(names: Sequence[str], setting: str = "experience.stores") -> list[EarlierStore]:
+    """Finds stores, or the stores of runs.
+
+    Args:
+        names: Paths of run directories or stores.
+        setting: Where the names come from, for errors.
 
     Raises:
         ConfigError: One is neither a run directory nor a store.
@@ -40,7 +44,7 @@ def locate_stores(names: Sequence[str]) -> list[EarlierStore]:
         store = find_store(path)
         if store is None:
             raise ConfigError(
-                f"experience.stores: {name} is neither a run directory nor a trajectory store (no {_STORE_FILE} in "
+                f"{setting}: {name} is neither a run directory nor a trajectory store (no {_STORE_FILE} in "
                 "it); name the directory of an earlier run"
             )
         found.append(EarlierStore(store, run_dir))

@@ -69,7 +69,7 @@ def add_pivotal(add: Add) -> None:
 
 
 def _pivotal(options: argparse.Namespace) -> int:
-    (place,) = locate_stores([options.store])
+    (place,) = locate_stores([options.store], "RUN_OR_STORE")
     words = options.settings
     if all("=" in word for word in words):
         if place.run_dir is None:

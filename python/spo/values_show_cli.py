@@ -56,7 +56,7 @@ def _show(options: argparse.Namespace) -> int:
         raise ConfigError(f"give one directory or store, not {len(paths)}")
     if paths and not ids and (folders := key_folders(Path(paths[0]).expanduser())):
         return _show_counts(folders, options)
-    (place,) = locate_stores(paths or [_newest_run()])
+    (place,) = locate_stores(paths or [_newest_run()], "RUN_OR_STORE")
     views = _views(place, ids, options)
     if options.png:
         write_png(views, options.png)

@@ -147,6 +147,8 @@ class LocalWorkers:
                 nursery.cancel_scope.cancel()
         finally:
             self.kill(name)
+            with trio.move_on_after(SHUTDOWN_S, shield=True):
+                await process.wait()
             del self._processes[name]
         return status
 

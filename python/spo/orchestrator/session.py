@@ -286,9 +286,9 @@ def run_sampling(main: Callable[[], Awaitable[T]]) -> T:
 
     try:
         return trio.run(guarded)
-    except* Interrupted as interruptions:
-        raise KeyboardInterrupt(str(first_leaf(interruptions))) from None
-    except* Exception as failures:
+    except ExceptionGroup as failures:
+        if (interruptions := failures.subgroup(Interrupted)) is not None:
+            raise KeyboardInterrupt(str(first_leaf(interruptions))) from None
         raise first_leaf(failures) from None
 
 
