@@ -1,10 +1,10 @@
 """The judge for a long time: honest, wrong and hostile programs mixed, on more workers than cores. Run by hand.
 
-    python tests/soak_judge.py --runs 100000 --seed 0 --tier root --workers 8
+    python tests/soak_judge.py --runs 100000 --seed 0 --tier root --workers 8 --mode warm
 
-Each run is one test of one program. Checked are the verdict of each program, and that nothing is left at the end:
-processes, descriptors, temporary files, shared memory, control groups, and memory of the judge's own processes. Exits
-with 1 and says why if a verdict was false or something was left.
+Each run is one test of one program, in a warm interpreter or executed (`--mode exec`). Checked are the verdict of each
+program, and that nothing is left at the end: processes, descriptors, temporary files, shared memory, control groups,
+and memory of the judge's own processes. Exits with 1 and says why if a verdict was false or something was left.
 """
 
 import argparse
@@ -12,9 +12,10 @@ import collections
 import os
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from judge_hostile_programs import HONEST, HUNGRY, LIMITS, PROGRAMS, TEST, WAITING, limits_of
@@ -93,12 +94,12 @@ def memory_kb(pid: int) -> int:
 def leavings() -> dict[str, int]:
     """What a run could leave outside of the judge's processes, counted by kind."""
     folders = [folder for folder in ("/tmp", "/var/tmp", "/dev/shm") if os.path.isdir(folder)]
-    names = [name for folder in folders for name in os.listdir(folder)]
+    names = [name for folder in folders for name in os.listdir(folder) if name.startswith("left-behind")]
     kinds = [Path("/proc/sysvipc", kind) for kind in ("shm", "msg", "sem")]
-    groups = [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if "spo" in os.path.basename(folder)]
+    groups = [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if f"spo-judge-{os.getpid()}-" in folder]
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
-        "files": sum(name.startswith(("left-behind", "spo-judge")) for name in names),
+        "files": len(names) + len(os.listdir(tempfile.gettempdir())),
         "shared memory": sum(
             line.split()[0] == str(0x4711) for kind in kinds for line in kind.read_text().splitlines()[1:]
         ),
@@ -135,20 +136,26 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tier", default=None)
+    parser.add_argument("--mode", choices=("warm", "exec"), default="warm")
     parser.add_argument("--workers", type=int, default=4 * (os.cpu_count() or 1))
     parser.add_argument("--until", type=float, default=float("inf"), help="stop after so many seconds")
     options = parser.parse_args()
+    # Where the judge puts what it makes; others of this machine have their own.
+    tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="soak-")
     outside = leavings()
     started, verdicts, complaints, runs = time.monotonic(), collections.Counter[str](), [], 0
     with Judge(options.workers, isolation=options.tier) as judge:
         # Each worker has started, and grown to its size, when as many slow programs have run as there are workers.
-        warm_up = Submission("import time\ntime.sleep(0.5)", [TestCase()])
+        warm_up = Submission("import time\ntime.sleep(0.5)", [TestCase()], mode=options.mode)
         judge.judge_many([warm_up] * (4 * options.workers))
-        helpers = len(settled(options.workers * (1 if judge.isolation_tier == "landlock" else 2)))
+        # A zygote a worker, and its launcher where there are namespaces or a box.
+        has_launcher = judge.isolation_tier != "landlock" or options.mode == "exec"
+        helpers = len(settled(options.workers * (2 if has_launcher else 1)))
         memory = sum(memory_kb(pid) for pid in settled(helpers))
         descriptors = leavings()["descriptors"]
         for batch in batches(options.runs, options.seed):
-            for drawn, judgement in zip(batch, judge.judge_many([one.submission for one in batch]), strict=True):
+            asked = [replace(one.submission, mode=options.mode) for one in batch]
+            for drawn, judgement in zip(batch, judge.judge_many(asked), strict=True):
                 runs += 1
                 verdicts[judgement.verdict] += 1
                 said = complaint(drawn, judgement)
@@ -171,9 +178,11 @@ def main() -> int:
     complaints += [
         f"{kind}: {count}, not {outside[kind]}" for kind, count in leavings().items() if count > outside[kind]
     ]
+    os.rmdir(tempfile.gettempdir())
     seconds = time.monotonic() - started
     counts = {str(verdict): count for verdict, count in verdicts.most_common()}
-    print(f"{runs} runs in tier {tier} on {options.workers} workers in {seconds:.0f} s; memory {grown:+} kB; {counts}")
+    where = f"{options.mode}, tier {tier}, {options.workers} workers"
+    print(f"{runs} runs ({where}) in {seconds:.0f} s; memory {grown:+} kB; {counts}")
     print("\n".join(complaints[-10:]) or "every verdict fits, nothing is left")
     return 1 if complaints else 0
 

@@ -3,8 +3,8 @@
 use super::checker::Comparison;
 use super::submission::{Judgement, Submission, TestCase, TestResult};
 use super::verdict::{OutputState, Verdict};
-use crate::Result;
 use crate::sandbox::{Alarm, Output, Program, Run, Worker};
+use crate::{Error, Result};
 
 /// Bytes of stdout that are kept for people.
 const STDOUT_HEAD_BYTES: usize = 4 << 10;
@@ -69,9 +69,12 @@ fn run_test(
         Run::Ended(outcome) => outcome,
         other => return Ok(Err(other)),
     };
-    let state = reader.finish();
+    let verdict = Verdict::of_run(&outcome, reader.finish(), &submission.limits);
+    if verdict == Verdict::JudgeError {
+        return Err(Error::Judge("the judge's helper ended a run that nobody had asked it to end".into()));
+    }
     Ok(Ok(TestResult {
-        verdict: Verdict::of_run(&outcome, state, &submission.limits),
+        verdict,
         exit: Some(outcome.exit),
         cpu_time_s: outcome.cpu_time_s,
         wall_time_s: outcome.wall_time_s,

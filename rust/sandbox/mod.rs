@@ -39,5 +39,7 @@ pub use compile::{Compilation, Executable, find_compiler};
 pub use descriptors::Alarm;
 pub use limits::Limits;
 pub use program::{EndedBy, Exit, Outcome, Output, Program, Run};
+#[doc(hidden)]
+pub use protocol::describe_message;
 pub use tier::IsolationTier;
 pub use worker::{Worker, WorkerConfig, WorkerKind, find_interpreter};

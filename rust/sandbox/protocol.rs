@@ -29,7 +29,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 
 use super::program::EndedBy;
@@ -100,6 +101,7 @@ impl Channel {
         loop {
             match rustix::net::recvmsg(&self.0, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
                 Ok(message) if message.bytes == 0 => return Ok(None),
+                Ok(message) if message.flags.contains(ReturnFlags::TRUNC) => return Err(garbled(&buffer)),
                 Ok(message) => {
                     buffer.truncate(message.bytes);
                     let descriptor = ancillary.drain().find_map(|part| match part {
@@ -202,6 +204,12 @@ impl FromRunner {
             _ => Err(garbled(message)),
         }
     }
+}
+
+/// What a message from the helper comes to, in words: for the fuzz target (`rust/fuzz`), which sees nothing else of it.
+#[doc(hidden)]
+pub fn describe_message(message: &[u8]) -> Result<String> {
+    Ok(format!("{:?}", FromRunner::parse(message)?))
 }
 
 fn parse_end(message: &[u8]) -> Result<FromRunner> {
