@@ -97,7 +97,7 @@ def test_values_stay_within_what_is_possible_whatever_the_ratios() -> None:
 def test_a_new_reference_begins_at_the_online_successes_and_late_samples_of_the_old_one_are_passed_over() -> None:
     online = averages(interval=10)
     for step in range(1, 11):
-        for reward in (0.0, 0.0, 0.0, -1.0):
+        for reward in 50 * (0.0, 0.0, 0.0, -1.0):
             online.count(step, "p", -2.0, reward)
     before = online.at_step(10)["p"]
     after = online.at_step(11)

@@ -20,8 +20,9 @@ from spo.values import ValueCounts
 
 MAX_RATIO = 10.0
 """Ratios of probabilities are cut here: a few responses that the policy has all but unlearned would decide alone."""
-_OLD_WEIGHT = 4.0
-"""When the reference changes, what was known of the old one counts like so many samples."""
+_OLD_WEIGHT = 16.0
+"""When the reference changes, what was known of the old one counts like at most so many samples: a few samples alone
+would make values of single problems jump, and their mean fall, since the logarithm is concave."""
 
 
 class ProblemValues(Protocol):
