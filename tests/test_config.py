@@ -47,6 +47,10 @@ def test_overrides_reach_their_fields_with_their_types() -> None:
         ("sampling.temperature_min=2.0", ["sampling.temperature_min", "sampling.temperature_max"]),
         ("replay.max_staleness=1", ["replay.max_staleness", "weights.model_update_interval"]),
         ("sampling.max_new_tokens=4096", ["batch.token_budget", "sampling.max_new_tokens"]),
+        ("batch.group_size=3", ["batch.num_trajectories (64)", "batch.group_size (3)"]),
+        ("batch.group_size=32", ["sampling.samples_per_problem", "batch.group_size (32)"]),
+        ("replay.order=priority", ["replay.order", "oldest", "uniform", "recent"]),
+        ("batch.fractions_of=bytes", ["batch.fractions_of", "trajectories", "tokens"]),
     ],
 )
 def test_a_bad_setting_is_refused_by_name(override: str, words: list[str]) -> None:
@@ -54,6 +58,11 @@ def test_a_bad_setting_is_refused_by_name(override: str, words: list[str]) -> No
         load_config("tiny", [override])
     for word in words:
         assert word in str(refused.value)
+
+
+def test_groups_of_tokens_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"batch\.group_size is 2, .*batch\.fractions_of"):
+        load_config("tiny", ["batch.group_size=2", "batch.fractions_of=tokens"])
 
 
 def test_a_missing_preset_lists_those_there_are() -> None:

@@ -21,7 +21,7 @@ from spo.config import Config
 from spo.earlier import locate_stores
 from spo.errors import ConfigError
 from spo.orchestrator.bisection import SearchSettings
-from spo.orchestrator.experience import PIVOTAL
+from spo.orchestrator.mix import PIVOTAL
 from spo.orchestrator.pivotal import Continuations, Searched, search_trajectories
 from spo.orchestrator.session import run_sampling, sampling_session
 from spo.problems import Problems

@@ -100,6 +100,11 @@ class BatchConfig(Section, frozen=True):
     annotated_fraction: Share = 0.0
     """Share of them that is drawn from what Pivotal Token Search left in `experience.stores` (Sec. 5), and not from
     `offline` then: the source `annotated`."""
+    fractions_of: Literal["trajectories", "tokens"] = "trajectories"
+    """What the fractions are counted in: the trajectories of each batch, or the tokens of all batches so far, to within
+    a trajectory of each source. A batch has `num_trajectories` either way."""
+    group_size: Positive = 1
+    """So many responses to one problem, of one source, come together in a batch; problems that have fewer wait."""
     token_budget: Positive = 4096
     """Tokens in a row; trajectories are packed into rows, and none is split. Longer ones cannot be trained on."""
     rows_per_forward: Positive = 1
@@ -115,6 +120,12 @@ class ReplayConfig(Section, frozen=True):
     """How often an online trajectory may be trained on."""
     max_staleness: Count = 64
     """How many optimiser steps the weights that sampled a trajectory may be behind when it is trained on."""
+    order: Literal["oldest", "uniform", "recent"] = "oldest"
+    """Which go first. `oldest`: the least used, among them those of the oldest weights, so that none grows too old
+    before it was trained on; `uniform`: the least used, among them any; `recent`: any, with a chance that halves with
+    every `half_life` steps of age. Under the latter two some may grow too old unused (`replay/expired_unused`)."""
+    half_life: PositiveFloat = 10.0
+    """Of `recent`, in optimiser steps."""
     memory_bytes: Positive = 4 << 30
     """About the most bytes of decoded trajectories kept in memory; others are read from the store in their turn."""
     keep_reference_logprobs: bool = True

@@ -35,6 +35,7 @@ def check_together(config: Config) -> None:
             f"batch.online_fraction ({config.batch.online_fraction}) and batch.annotated_fraction "
             f"({config.batch.annotated_fraction}) are more than the whole batch; lower one"
         )
+    _check_groups(config)
     _check_online_values(config)
     _check_curriculum(config.curriculum)
     if config.replay.max_staleness < config.weights.model_update_interval:
@@ -65,6 +66,24 @@ def _check_online_values(config: Config) -> None:
     if any(term.name == "mc_q" for _, term in objective_terms(config.objective)):
         raise ConfigError(
             "trainer.reference_update_interval: the targets of mc_q are of the first reference; take another objective"
+        )
+
+
+def _check_groups(config: Config) -> None:
+    batch, size = config.batch, config.batch.group_size
+    if size > 1 and batch.fractions_of == "tokens":
+        raise ConfigError(
+            f"batch.group_size is {size}, but groups are drawn only where batch.fractions_of is trajectories; "
+            "set either back"
+        )
+    if batch.num_trajectories % size != 0:
+        raise ConfigError(
+            f"batch.num_trajectories ({batch.num_trajectories}) is no multiple of batch.group_size ({size}); change one"
+        )
+    if batch.online_fraction > 0 and config.sampling.samples_per_problem % size != 0:
+        raise ConfigError(
+            f"sampling.samples_per_problem ({config.sampling.samples_per_problem}) is no multiple of batch.group_size "
+            f"({size}): some responses would wait until their problem is sampled again; change one"
         )
 
 

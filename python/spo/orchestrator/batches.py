@@ -23,8 +23,9 @@ from spo.errors import ConfigError, RunFailed
 from spo.jsonl import Journal
 from spo.orchestrator.admission import must_wait
 from spo.orchestrator.dispatch import Dispatcher
-from spo.orchestrator.experience import ANNOTATED, OFFLINE, ONLINE, Experience, per_step
+from spo.orchestrator.experience import Experience
 from spo.orchestrator.extras import Extras, extras_of
+from spo.orchestrator.mix import ANNOTATED, OFFLINE, ONLINE, most_per_step, per_step
 from spo.orchestrator.online import OnlineSource
 from spo.orchestrator.online_values import FixedValues, ProblemValues
 from spo.orchestrator.replayed import ReplayedRun
@@ -345,6 +346,8 @@ class Batches:
         if self._must_wait(step):
             self.waiting_for = "a rollout on its way would be too old when its turn comes"
             return False
+        if self._config.batch.fractions_of == "tokens":
+            return True  # How many of each are needed is known when they are drawn.
         available, sources = self._experience.available(step - 1), (ONLINE, OFFLINE, ANNOTATED)
         short = [source for source in sources if available.get(source, 0) < per_step(self._config, source)]
         if short:
@@ -354,7 +357,7 @@ class Batches:
         return True
 
     def _must_wait(self, step: int) -> bool:
-        wanted = per_step(self._config, ONLINE)
+        wanted = most_per_step(self._config, ONLINE)
         if wanted == 0:
             return False
         on_way = self._dispatcher.in_flight(self._online)

@@ -7,8 +7,7 @@ durable in a thread, since it waits for the disk. What is sampled and why is not
 from __future__ import annotations
 
 import logging
-import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,11 @@ from numpy.typing import NDArray
 
 from spo.config import Config
 from spo.errors import RunFailed
+from spo.orchestrator.mix import ANNOTATED, OFFLINE, ONLINE, mix_of
 from spo.replay import Batch, ReplayBuffer
 from spo.reward import TRUNCATED
 from spo.store import Trajectory, TrajectoryStore
 
-ONLINE = "online"
-OFFLINE = "offline"
-ANNOTATED = "annotated"
-"""What Pivotal Token Search left in earlier stores, as a source of its own (Sec. 5)."""
-PIVOTAL = "pivotal"
-"""Source of the search's continuations in those stores."""
 _READ_AT_ONCE = 1024
 """Trajectories decoded in one call when the store is gone through."""
 
@@ -59,11 +53,14 @@ class Experience:
             max_staleness=config.replay.max_staleness,
             seed=config.seed,
             store=self._store,
-            pool_order="computed",
+            order=config.replay.order,
+            half_life=config.replay.half_life,
+            # Groups are looked for in what is left of an epoch, whose order has to be kept for that.
+            pool_order="computed" if config.batch.group_size == 1 else "kept",
             memory_bytes=config.replay.memory_bytes,
         )
         self._mix = mix_of(config)
-        self._num_trajectories = config.batch.num_trajectories
+        self._batch = config.batch
         self._token_budget = config.batch.token_budget
         self._trains_on_truncated = config.objective.truncated == "failed"
         self._dirty = False
@@ -75,6 +72,8 @@ class Experience:
         self._is_holding = False
         self._unused: dict[int, int] = {}
         """Online trajectories that no batch has had: least policy version by id."""
+        self._problem_of: dict[int, str] = {}
+        """Their problems, where groups are drawn."""
         self._max_staleness = config.replay.max_staleness
 
     def append(self, trajectories: Sequence[Trajectory]) -> list[int]:
@@ -168,9 +167,19 @@ class Experience:
         return list(self._unused.values())
 
     def num_unused(self, steps_done: int) -> int:
-        """How many those are, held ones included; the buffer draws them first."""
+        """How many those are that make whole groups, held ones included; the buffer draws them first."""
         self.unused_versions(steps_done)
-        return min(len(self._unused), self.available(steps_done).get(ONLINE, 0)) + len(self._held)
+        return min(self._num_grouped(), self.available(steps_done).get(ONLINE, 0)) + len(self._held)
+
+    def _num_grouped(self) -> int:
+        """How many unused ones there are, without those that wait for others of their problem."""
+        if (size := self._batch.group_size) == 1:
+            return len(self._unused)
+        unknown = [id for id in self._unused if id not in self._problem_of]
+        self._problem_of = {id: problem for id, problem in self._problem_of.items() if id in self._unused}
+        if unknown:
+            self._problem_of.update(zip(unknown, self.columns(unknown, ["problem_id"])["problem_id"], strict=True))
+        return sum(count // size * size for count in Counter(self._problem_of.values()).values())
 
     def sample(self, steps_done: int, row_multiple: int) -> Batch:
         """Draws and packs the batch of step `steps_done + 1`.
@@ -179,11 +188,13 @@ class Experience:
             NotEnough: A source cannot fill its part; nothing has changed.
         """
         batch = self._buffer.sample(
-            num_trajectories=self._num_trajectories,
+            num_trajectories=self._batch.num_trajectories,
             policy_version=steps_done,
             mix=self._mix,
             token_budget=self._token_budget,
             row_multiple=row_multiple,
+            unit=self._batch.fractions_of,
+            group_size=self._batch.group_size,
         )
         for id in batch.ids.tolist():
             self._unused.pop(id, None)
@@ -290,28 +301,6 @@ class Experience:
     def _trains_on(self, trajectory: Trajectory) -> bool:
         """Whether an online trajectory is put into the buffer, as `objective.truncated` has it."""
         return self._trains_on_truncated or trajectory.verdict != TRUNCATED
-
-
-def mix_of(config: Config) -> dict[str, float]:
-    """The proportions of the sources in a batch."""
-    online, annotated = config.batch.online_fraction, config.batch.annotated_fraction
-    shares = {ONLINE: online, OFFLINE: max(0.0, round(1 - online - annotated, 9)), ANNOTATED: annotated}
-    return {source: share for source, share in shares.items() if share > 0}
-
-
-def pool_of(config: Config, trajectory: Trajectory) -> str | None:
-    """The pool that a trajectory of an earlier store goes to; None for none."""
-    if config.batch.annotated_fraction == 0:
-        return OFFLINE
-    wants_rollouts = config.experience.annotated == "rollouts"
-    if trajectory.source == PIVOTAL:
-        return ANNOTATED if wants_rollouts else None
-    return OFFLINE if wants_rollouts or trajectory.mc_successes is None else ANNOTATED
-
-
-def per_step(config: Config, source: str) -> int:
-    """Trajectories of a source that a step draws: at most one more than it does, where its share is no whole number."""
-    return math.ceil(config.batch.num_trajectories * mix_of(config).get(source, 0.0) - 1e-9)
 
 
 def read_all(store: TrajectoryStore, ids: Sequence[int]) -> Iterator[tuple[int, Trajectory]]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from spo.config import ObjectiveConfig
 from spo.errors import RunFailed
 from spo.objective_rules import GROUPED, SAMPLED, objective_terms
-from spo.orchestrator.experience import ONLINE
+from spo.orchestrator.mix import ONLINE
 from spo.replay import Batch
 from spo.reward import ACCEPTED_REWARD
 from spo.store import Trajectory

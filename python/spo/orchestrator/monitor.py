@@ -18,7 +18,7 @@ from spo.jsonl import read_lines
 from spo.metrics import MetricsWriter
 from spo.orchestrator.batches import staleness
 from spo.orchestrator.dispatch import Result
-from spo.orchestrator.experience import ONLINE
+from spo.orchestrator.mix import ONLINE
 from spo.progress import Status
 from spo.replay import Batch
 from spo.reward import ACCEPTED_REWARD

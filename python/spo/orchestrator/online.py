@@ -16,8 +16,9 @@ import msgspec
 from spo.config import Config
 from spo.orchestrator.admission import expected_steps_done, needed_version
 from spo.orchestrator.curriculum import Curriculum
-from spo.orchestrator.experience import ONLINE, Experience, per_step, relabelled
+from spo.orchestrator.experience import Experience, relabelled
 from spo.orchestrator.extras import GROUP_KEY, group_label
+from spo.orchestrator.mix import ONLINE, most_per_step
 from spo.orchestrator.schedule import ProblemSchedule, derive_seed, draw_temperature
 from spo.store import Trajectory
 from spo.types import Work
@@ -55,7 +56,7 @@ class OnlineSource:
         """Of the training problems; fixed once there is work."""
         self._experience = experience
         self._curriculum = curriculum
-        self._per_step = per_step(config, ONLINE)
+        self._per_step = most_per_step(config, ONLINE)
         self._next = 0
         self._missing: deque[_Item] = deque()
         self._open: dict[int, _Item] = {}

@@ -20,7 +20,8 @@ from spo.orchestrator.batches import Batches
 from spo.orchestrator.curriculum import Curriculum
 from spo.orchestrator.dispatch import Dispatcher, Result
 from spo.orchestrator.evaluation import EvaluationSource
-from spo.orchestrator.experience import ONLINE, Experience, per_step
+from spo.orchestrator.experience import Experience
+from spo.orchestrator.mix import ONLINE, per_step
 from spo.orchestrator.monitor import Monitor
 from spo.orchestrator.online import OnlineSource
 from spo.orchestrator.replayed import ReplayedRun

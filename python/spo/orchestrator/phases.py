@@ -21,7 +21,7 @@ from spo.earlier import locate_stores, values_directories
 from spo.errors import RunFailed
 from spo.jsonl import read_lineage
 from spo.orchestrator.evaluation import EVALUATION, FINAL_ROUND, REFERENCE_ROUND, ROUND_KEY, Policy, Round
-from spo.orchestrator.experience import ONLINE, mix_of, pool_of
+from spo.orchestrator.mix import ONLINE, mix_of, pool_of
 from spo.orchestrator.online_values import FixedValues, OnlineValues, ProblemValues
 from spo.orchestrator.parts import Parts
 from spo.orchestrator.prompts import leave_out_long_prompts, write_problems
@@ -105,7 +105,7 @@ class Phases:
             there = msgspec.structs.replace(config.values, directory=str(directory))
             config = msgspec.structs.replace(config, values=there)
         values = ValueEstimation(config, key, parts.training_problems, parts.model.tokenizer_fingerprint)
-        await trio.to_thread.run_sync(values.scan)
+        await trio.to_thread.run_sync(values.scan, values_directories(self._config))
         if not parts.needs_workers and values.num_done < values.num_wanted:
             raise RunFailed(
                 f"Q̂_0: {config.values.directory} has {values.num_done} of {values.num_wanted} samples; lower "

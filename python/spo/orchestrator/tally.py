@@ -49,6 +49,10 @@ class Tally:
         """Whether all wanted ones are stored."""
         return self._num_stored >= self.wanted
 
+    def has(self, index: int) -> bool:
+        """Whether this sample is stored."""
+        return index < len(self._ids) and self._ids[index] != _MISSING
+
     def add(self, index: int, id: int, accepted: bool) -> None:
         """Sample `index` is stored under `id`; the first of an index counts."""
         while len(self._ids) <= index:
@@ -64,7 +68,7 @@ class Tally:
         while self.is_complete and self.wanted < self._limit and self._interval_width() > self._width:
             self.wanted = min(self.wanted + LOOK_INTERVAL, self._limit)
         for _ in range(self.wanted - self._num_stored - self._num_on_way - len(self.due)):
-            while self._is_stored(self._next_index):
+            while self.has(self._next_index):
                 self._next_index += 1
             self.due.append(self._next_index)
             self._next_index += 1
@@ -95,6 +99,3 @@ class Tally:
         counts = self.counts()
         low, high = success_interval(counts.successes, counts.num_samples)
         return high - low
-
-    def _is_stored(self, index: int) -> bool:
-        return index < len(self._ids) and self._ids[index] != _MISSING

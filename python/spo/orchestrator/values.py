@@ -18,8 +18,9 @@ import trio
 from spo.config import Config
 from spo.errors import RunFailed
 from spo.orchestrator.dispatch import split
-from spo.orchestrator.experience import OFFLINE, read_all, relabelled
-from spo.orchestrator.schedule import derive_seed
+from spo.orchestrator.experience import read_all, relabelled
+from spo.orchestrator.lenders import LENDER_KEY, Lender, lenders, lent_digests, sample_seed, write_digests
+from spo.orchestrator.mix import OFFLINE
 from spo.orchestrator.tally import Tally
 from spo.problems import Problem, Problems, infos_of, suite_hash
 from spo.reward import ACCEPTED_REWARD
@@ -85,6 +86,12 @@ def stored_key(
                 found.append((directory, key, valued))
     most = max((len(valued) for *_, valued in found), default=0)
     found = [one for one in found if len(one[2]) == most]
+    if not found:
+        # Those of other sets of problems may do, as far as they are of these problems.
+        for template, digests in lent_digests(values_key(config, model, "", problems), directories).items():
+            valued = problems.where(lambda info, digests=digests: (info.id, info.content_digest.hex()) in digests)  # type: ignore[misc]
+            if valued:
+                found.append((directories[0], values_key(config, model, template, valued), valued))
     if len(found) != 1:
         places = ", ".join(str(directory) for directory in directories)
         problem = "no values" if not found else f"values of {len(found)} prompt templates"
@@ -115,6 +122,9 @@ class ValueEstimation:
         self.directory = open_directory(Path(config.values.directory), key)
         """Where key, samples and counts lie."""
         self._store = TrajectoryStore.open(self.directory / "store", mode="a", tokenizer=tokenizer)
+        self._tokenizer = tokenizer
+        self._digests = {info.id: info.content_digest.hex() for info in infos_of(problems)}
+        write_digests(self.directory, self._digests)
         settings = config.values
         self._tallies = {info.id: Tally(settings.num_samples, settings.interval_width) for info in infos_of(problems)}
         self._num_open = len(self._tallies)
@@ -126,8 +136,11 @@ class ValueEstimation:
         self.num_reused = 0
         """Samples that earlier runs or sessions had left."""
 
-    def scan(self) -> None:
-        """Takes in what is stored already and plans the rest; may take a while: call it in a thread."""
+    def scan(self, directories: Sequence[Path] = ()) -> None:
+        """Takes in what is stored already, here and in other folders of values in `directories`, and plans the rest.
+
+        It may take a while: call it in a thread.
+        """
         ids = self._store.scan(source=REFERENCE)
         for start in range(0, len(ids), _READ_AT_ONCE):
             part = ids[start : start + _READ_AT_ONCE]
@@ -135,13 +148,34 @@ class ValueEstimation:
             for id, problem_id, metadata, reward, seed in zip(part, *columns.values(), strict=True):
                 tally = self._tallies.get(problem_id)
                 index = int(metadata[INDEX_KEY])
-                if tally is not None and seed == self._seed(problem_id, index):
+                digest = metadata.get(LENDER_KEY, self._key.digest)
+                if tally is not None and seed == sample_seed(digest, problem_id, index):
                     tally.add(index, id, reward == ACCEPTED_REWARD)
+        for lender in lenders(self._key, self.directory, directories):
+            self._borrow(lender)
         for tally in self._tallies.values():
             tally.plan()
         self._turn = deque(problem_id for problem_id, tally in self._tallies.items() if tally.due)
         self._num_open = sum(not tally.is_complete for tally in self._tallies.values())
         self.num_reused = self.num_done
+
+    def _borrow(self, lender: Lender) -> None:
+        """Takes over what a lender has of problems that lack samples."""
+        indices = range(self._config.values.num_samples)
+        shared = {
+            id
+            for id, tally in self._tallies.items()
+            if lender.digests.get(id) == self._digests[id] and not all(map(tally.has, indices))
+        }
+        if not shared:
+            return
+        num_taken = 0
+        for samples in lender.samples(shared, self._tokenizer, REFERENCE, INDEX_KEY):
+            new = [(i, item) for i, item in samples if i in indices and not self._tallies[item.problem_id].has(i)]
+            for (index, item), id in zip(new, self._append([item for _, item in new]), strict=True):
+                self._tallies[item.problem_id].add(index, id, item.reward == ACCEPTED_REWARD)
+            num_taken += len(new)
+        log.info("%d samples of %d problems are taken over from %s", num_taken, len(shared), lender.folder)
 
     def check_finished(self) -> None:
         """Sets `finished` if nothing is missing."""
@@ -189,13 +223,7 @@ class ValueEstimation:
         tally = self._tallies[work.problem_id]
         indices = {seed: self._index_of.pop(seed) for seed in work.seeds}
         labelled = [relabelled(item, **{INDEX_KEY: str(indices[item.seed])}) for item in trajectories]
-        try:
-            ids = self._store.append(labelled) if labelled else []
-        except OSError as error:
-            raise RunFailed(
-                f"{self.directory} cannot be written ({error}); make room there, or set values.directory"
-            ) from None
-        for id, trajectory in zip(ids, labelled, strict=True):
+        for id, trajectory in zip(self._append(labelled), labelled, strict=True):
             tally.add(indices[trajectory.seed], id, trajectory.reward == ACCEPTED_REWARD)
         tally.came_back(len(trajectories) + num_excluded)
         had_due = bool(tally.due)
@@ -204,6 +232,14 @@ class ValueEstimation:
             self._turn.append(work.problem_id)
         self._num_open -= tally.is_complete
         self.check_finished()
+
+    def _append(self, trajectories: list[Trajectory]) -> list[int]:
+        try:
+            return self._store.append(trajectories) if trajectories else []
+        except OSError as error:
+            raise RunFailed(
+                f"{self.directory} cannot be written ({error}); make room there, or set values.directory"
+            ) from None
 
     def counts(self) -> ValueCounts:
         """The counts so far."""
@@ -238,4 +274,4 @@ class ValueEstimation:
         self.counts().save(self.directory / COUNTS_FILE)
 
     def _seed(self, problem_id: str, index: int) -> int:
-        return derive_seed(self._key.digest, problem_id, index)
+        return sample_seed(self._key.digest, problem_id, index)
