@@ -202,6 +202,15 @@ fn a_reader_is_not_misled_by_a_torn_tail_that_is_cut_off_and_written_over_under_
 }
 
 #[test]
+fn a_segment_that_is_a_broken_link_is_an_error_and_no_endless_search() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(append(directory.path()));
+    std::os::unix::fs::symlink("nowhere", directory.path().join("segment-00000007.spo")).unwrap();
+    let error = Store::open(directory.path(), options(Mode::Read), GO_ON()).err().unwrap();
+    assert!(error.to_string().contains("broken link"), "{error}");
+}
+
+#[test]
 fn a_write_in_a_file_of_the_store_that_is_none_of_its_segments_does_no_harm() {
     let directory = tempfile::tempdir().unwrap();
     let store = append(directory.path());

@@ -48,6 +48,32 @@ def test_columns_are_read_alone(tmp_path: Path) -> None:
             store.read_many(ids, ["rewards"])
 
 
+def test_tokens_of_many_records_come_in_one_array(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 300, (200, 2))
+    records = [
+        make(prompt_tokens=[7] * prompt, response_tokens=rng.zipf(1.3, response) % 200_000, problem_id=str(prompt))
+        for prompt, response in lengths
+    ]
+    # The ranks of tokens are learned on the way.
+    common = make(response_tokens=rng.zipf(1.3, 2**16) % 200_000)
+    with open_store(tmp_path, segment_bytes=20_000) as store:
+        ids = store.append(records[:50]) + store.append([common])
+        for start in range(50, 200, 10):
+            ids += store.append(records[start : start + 10])
+        records.insert(50, common)
+        places = [*rng.permutation(len(ids)), 3, 3]
+        tokens, begins = store.read_tokens([ids[place] for place in places])
+        assert tokens.dtype == np.int32
+        assert len(begins) == len(places) + 1
+        for place, part in zip(places, np.split(tokens, begins[1:-1].astype(int)), strict=True):
+            assert part.tolist() == records[place].tokens.tolist()
+        empty, none = store.read_tokens([])
+        assert (len(empty), none.tolist()) == (0, [0])
+        with pytest.raises(StoreError, match="has no record 77"):
+            store.read_tokens([ids[0], 77])
+
+
 def test_scan_filters_and_keeps_the_order_of_appends(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         first = store.append([make(), make(source="offline", reward=0.0), make(problem_id="p2")])

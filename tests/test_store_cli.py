@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,20 @@ def test_ls_finds_stores_below_a_directory(path: Path, tmp_path: Path, capsys: p
     assert (found["path"], found["records"]) == (str(path), 5)
     assert spo_store("ls", tmp_path) == 0
     assert "online 5" in capsys.readouterr().out
+
+
+def test_ls_names_a_store_that_it_cannot_read_and_lists_the_others(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(Path(__file__).parent / "fixtures" / "damaged-live", tmp_path / "damaged")
+    assert spo_store("ls", tmp_path, "--json") == 1
+    damaged, whole = sorted(lines(capsys), key=lambda line: "records" in line)
+    assert "segment-00000004.live: damaged at byte" in damaged["error"]
+    assert whole["path"] == str(path)
+    assert spo_store("ls", tmp_path) == 1
+    printed = capsys.readouterr()
+    assert "spo: error:" in printed.err
+    assert "online 5" in printed.out
 
 
 def test_info_gives_totals(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

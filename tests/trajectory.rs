@@ -204,13 +204,17 @@ fn tokens_are_coded_by_the_ranks_of_what_came_first() {
     let stored = Ranks::read(&ranks.put()).unwrap();
     let tokens: Vec<i32> = [5, 100_003, 0, 99_999, i32::MAX, 100_089, 100_090].into();
     let bytes = columns::tokens(&tokens, Some(&ranks));
-    assert_eq!(columns::read_tokens(&bytes, tokens.len(), Some(&stored)).unwrap(), tokens);
+    let read = |bytes: &[u8], count| {
+        let mut read = Vec::new();
+        columns::read_tokens(bytes, count, Some(&stored), &mut read).map(|()| read)
+    };
+    assert_eq!(read(&bytes, tokens.len()).unwrap(), tokens);
     assert_eq!(columns::tokens(&often[..90], Some(&ranks)).len(), 90, "a byte each");
     assert_eq!(columns::tokens(&often[..90], None).len(), 270, "three bytes each without ranks");
     let mut counts = Counts::default();
     assert!(counts.add([&often[..1000]].into_iter()).is_none(), "too few to tell");
-    assert!(columns::read_tokens(&bytes[..bytes.len() - 1], tokens.len(), Some(&stored)).is_err());
-    assert!(columns::read_tokens(&bytes, tokens.len() - 1, Some(&stored)).is_err());
+    assert!(read(&bytes[..bytes.len() - 1], tokens.len()).is_err());
+    assert!(read(&bytes, tokens.len() - 1).is_err());
 }
 
 #[test]
@@ -234,9 +238,10 @@ fn a_record_may_leave_its_prompt_to_a_frame_of_its_own() {
     assert!(bytes.len() + 400 < shared.len());
     let decoded = record::decode(&bytes, Columns::ALL).unwrap();
     assert_eq!(decoded.prompt_at, Some((12_345, 500)));
-    let prompt_tokens = Record::parse(&shared).unwrap().prompt(500, None).unwrap();
+    let mut prompt_tokens = Vec::new();
+    Record::parse(&shared).unwrap().prompt(500, None, &mut prompt_tokens).unwrap();
     assert_eq!(Trajectory { prompt_tokens, ..decoded.trajectory }, trajectory);
-    assert!(Record::parse(&shared).unwrap().prompt(499, None).is_err());
+    assert!(Record::parse(&shared).unwrap().prompt(499, None, &mut Vec::new()).is_err());
     assert!(record::decode(&bytes, Columns::ALL).unwrap().whole().is_err(), "no message may refer to a store's file");
     assert!(!encode(&sample()).prompt.unwrap().is_shareable(), "a short prompt is not worth a frame");
 }

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ class Ours:
 
     def sequential(self) -> None:
         for start in range(0, len(self.ids), 256):
-            self.store.read_many(self.ids[start : start + 256], ("tokens",))
+            tokens, begins = self.store.read_tokens(self.ids[start : start + 256])
+            ends = begins.tolist()
+            _ = [tokens[begin:end] for begin, end in pairwise(ends)]
 
     def close(self) -> None:
         self.store.close()

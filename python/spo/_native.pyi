@@ -135,6 +135,7 @@ class NativeStore:
     def read_many(
         self, ids: Sequence[int], prompt: bool, response: bool, behavior: bool, reference: bool, monte_carlo: bool
     ) -> list[Trajectory]: ...
+    def read_tokens(self, ids: Sequence[int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64]]: ...
     def scan(
         self,
         source: str | None,

@@ -246,6 +246,22 @@ class TrajectoryStore:
         )
         return {name: list(map(attrgetter(name), records)) for name in columns}
 
+    def read_tokens(self, ids: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
+        """Reads the tokens of records, one after another, with no Python object for each: the fastest way through many.
+
+        Args:
+            ids: which, in this order.
+
+        Returns:
+            The tokens, int32 of shape [sum of their lengths]: each record's prompt, then its response. And where each
+            one's begin, uint64 of shape [len(ids) + 1], the last being the end of all.
+
+        Raises:
+            StoreError: an id is unknown.
+            CorruptShardError: a record's bytes are damaged.
+        """
+        return self._native.read_tokens(ids)
+
     def scan(
         self,
         source: str | None = None,

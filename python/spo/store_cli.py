@@ -98,7 +98,7 @@ def _ls(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 _print_json({"path": str(path), "error": str(error)})
             else:
-                print(f"spo: error: {path}: {error}", file=sys.stderr)
+                print(f"spo: error: {error}", file=sys.stderr)
             continue
         if arguments.json:
             _print_json(info)
@@ -228,7 +228,8 @@ def _compact(arguments: argparse.Namespace) -> int:
 
 
 def _compacted(store: TrajectoryStore) -> dict[str, int]:
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("compacting", total=None)
         return store.compact(lambda done, total: progress.update(task, completed=done, total=total))
 
@@ -249,7 +250,8 @@ def _scan(store: TrajectoryStore, arguments: argparse.Namespace) -> list[int]:
 
 
 def _progress(items: Iterable[T], text: str, total: int | None) -> Iterable[T]:
-    return track(items, text, total, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return track(items, text, total, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _say(arguments: argparse.Namespace, text: str, **values: Any) -> None:

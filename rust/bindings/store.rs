@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -14,6 +15,9 @@ use spo_core::trajectory::record::{Columns, Present};
 
 use crate::runtime::without_gil;
 use crate::trajectory::{Trajectory, cores, logprobs, monte_carlo};
+
+/// Tokens of records one after another, and where each one's begin.
+type Flat<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<u64>>);
 
 /// An open trajectory store; see `spo.store.TrajectoryStore`.
 #[pyclass(frozen, module = "spo._native")]
@@ -136,6 +140,11 @@ impl NativeStore {
         let columns = Columns { prompt, response, behavior, reference, monte_carlo };
         let trajectories = without_gil(py, |interrupt| self.0.read_many(&ids, columns, interrupt))?;
         Ok(trajectories.into_iter().map(Trajectory::from).collect())
+    }
+
+    fn read_tokens<'py>(&self, py: Python<'py>, ids: Vec<u64>) -> PyResult<Flat<'py>> {
+        let (tokens, begins) = without_gil(py, |interrupt| self.0.read_tokens(&ids, interrupt))?;
+        Ok((PyArray1::from_vec(py, tokens), PyArray1::from_vec(py, begins)))
     }
 
     #[expect(clippy::too_many_arguments, reason = "one for each key of the filter")]

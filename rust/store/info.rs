@@ -55,7 +55,7 @@ impl Store {
             bytes: segments().map(|segment| segment.end).sum(),
             segments: state.segments.len() as u64,
             sealed_segments: segments().filter(|segment| segment.sealed).count() as u64,
-            skipped: segments().map(|segment| segment.skipped).sum(),
+            skipped: u64::from(self.identity_skipped) + segments().map(|segment| segment.skipped).sum::<u64>(),
             sources: sources.into_iter().map(|(name, count)| (state.names.name(name).to_owned(), count)).collect(),
             attached: state.sources.iter().skip(1).map(|source| source.directory.clone()).collect(),
         })

@@ -74,6 +74,8 @@ pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 /// Most encoded bytes of one append: with the largest segment, keeps every offset in 32 bits.
 pub const MAX_APPEND_BYTES: usize = 1 << 30;
 
+/// Records whose tokens a thread reads at a time.
+const READ_BLOCK: usize = 16;
 /// How old a reader's view may be when it reads records that it knows: others' late columns are seen after so long.
 const READ_FRESHNESS: Duration = Duration::from_millis(250);
 
@@ -92,6 +94,8 @@ pub struct TornTail {
 pub struct Store {
     directory: PathBuf,
     identity: SegmentHeader,
+    /// Whether the file that says so is damaged.
+    identity_skipped: bool,
     on_damage: OnDamage,
     segment_bytes: u64,
     encoder: Encoder,
@@ -182,13 +186,25 @@ impl Store {
 
     /// Reads the records, in the order of `ids`, late columns included; an unknown id is an [`Error::Store`] that names it.
     pub fn read_many(&self, ids: &[u64], columns: Columns, interrupt: Interrupt<'_>) -> Result<Vec<Trajectory>> {
-        self.refresh_if_older(READ_FRESHNESS, interrupt)?;
-        let mut located = self.locate(ids, columns);
-        if located.is_err() {
-            self.refresh(interrupt)?;
-            located = self.locate(ids, columns);
-        }
-        parallel::map(&located?, interrupt, |record| record.read(&self.prompts))
+        parallel::map(&self.locate(ids, columns, interrupt)?, interrupt, |record| record.read(&self.prompts))
+    }
+
+    /// Reads the tokens of the records, one after another: each one's prompt, then its response. Returns them, and where
+    /// each record's tokens begin, with the end of the last one's.
+    pub fn read_tokens(&self, ids: &[u64], interrupt: Interrupt<'_>) -> Result<(Vec<i32>, Vec<u64>)> {
+        let located = self.locate(ids, Columns::SCALARS, interrupt)?;
+        let mut begins = vec![0];
+        begins.extend(located.iter().scan(0, |end, record| {
+            *end += record.num_tokens() as u64;
+            Some(*end)
+        }));
+        let blocks: Vec<&[Located]> = located.chunks(READ_BLOCK).collect();
+        let read = |block: &&[Located]| {
+            let mut tokens = Vec::with_capacity(block.iter().map(Located::num_tokens).sum());
+            block.iter().try_for_each(|record| record.read_tokens(&self.prompts, &mut tokens))?;
+            Ok(tokens)
+        };
+        Ok((parallel::map_large(&blocks, interrupt, read)?.concat(), begins))
     }
 
     /// Ids of the records that pass the filter, in the order in which they were appended. Reads no record, but where
@@ -254,7 +270,15 @@ impl Store {
         (segment.end, segment.sequence) = (writer.length, writer.sequence);
     }
 
-    fn locate(&self, ids: &[u64], columns: Columns) -> Result<Vec<Located>> {
+    fn locate(&self, ids: &[u64], columns: Columns, interrupt: Interrupt<'_>) -> Result<Vec<Located>> {
+        self.refresh_if_older(READ_FRESHNESS, interrupt)?;
+        self.locate_known(ids, columns).or_else(|_| {
+            self.refresh(interrupt)?;
+            self.locate_known(ids, columns)
+        })
+    }
+
+    fn locate_known(&self, ids: &[u64], columns: Columns) -> Result<Vec<Located>> {
         let state = self.state();
         ids.iter().map(|&id| state.locate(id, columns).ok_or_else(|| self.unknown(id))).collect()
     }

@@ -72,12 +72,9 @@ pub(super) fn open(directory: &Path, options: Options, interrupt: Interrupt<'_>)
     if !(1..=MAX_SEGMENT_BYTES).contains(&options.segment_bytes) {
         return Err(Error::invalid(format!("segment_bytes must be from 1 to {MAX_SEGMENT_BYTES}")));
     }
-    let identity = match options.mode {
-        Mode::Append => make_identity(directory, &options)?,
-        Mode::Read => {
-            read_identity(directory).or_else(|error| salvage_identity(directory, options.on_damage, error))?
-        }
-    };
+    let found = if append { make_identity(directory, &options) } else { read_identity(directory) };
+    let identity_skipped = found.is_err();
+    let identity = found.or_else(|error| salvage_identity(directory, options.on_damage, error))?;
     if let Some(tokenizer) = options.tokenizer.as_ref().filter(|tokenizer| **tokenizer != identity.tokenizer) {
         let (path, theirs) = (directory.display(), &identity.tokenizer);
         return Err(Error::Store(format!(
@@ -94,6 +91,7 @@ pub(super) fn open(directory: &Path, options: Options, interrupt: Interrupt<'_>)
     Ok(Store {
         directory: directory.to_owned(),
         identity,
+        identity_skipped,
         on_damage: options.on_damage,
         segment_bytes: options.segment_bytes,
         encoder: Encoder::new(options.precision),

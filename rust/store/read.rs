@@ -95,6 +95,21 @@ impl SegmentFile {
         Ok(trajectory)
     }
 
+    /// Appends the tokens of a record: its prompt, then its response.
+    pub fn tokens(&self, row: &Row, prompts: &Prompts, out: &mut Vec<i32>) -> Result<()> {
+        let offset = u64::from(row.offset);
+        let frame = self.read_frame(offset, row.length)?;
+        let damaged = |damage: Damage| self.damaged(offset, damage);
+        let record = Record::parse(self.content(row, &frame)?).map_err(damaged)?;
+        let ranks = self.ranks(&record, offset)?;
+        let (prompt, response) = (row.prompt as usize, row.response as usize);
+        match record.places().map_err(damaged)?.prompt {
+            Some(at) => out.extend_from_slice(&self.prompt(at, prompt, prompts)?),
+            None => record.prompt(prompt, ranks.as_deref(), out).map_err(damaged)?,
+        }
+        record.response(response, ranks.as_deref(), out).map_err(damaged)
+    }
+
     /// Which columns the record has in itself, by reading it.
     pub fn present(&self, row: &Row) -> Result<Present> {
         let offset = u64::from(row.offset);
@@ -159,7 +174,9 @@ impl SegmentFile {
         let damaged = |damage: Damage| self.damaged(offset, damage);
         let record = Record::parse(&payload).map_err(damaged)?;
         let ranks = self.ranks(&record, offset)?;
-        let tokens: Arc<[i32]> = record.prompt(count, ranks.as_deref()).map_err(damaged)?.into();
+        let mut tokens = Vec::new();
+        record.prompt(count, ranks.as_deref(), &mut tokens).map_err(damaged)?;
+        let tokens: Arc<[i32]> = tokens.into();
         prompts.insert(self.key, at, &tokens);
         Ok(tokens)
     }

@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::files;
 use super::footer::footer;
+use super::id::split_id;
 use super::index::LateRow;
 use super::read::SegmentFile;
 use super::rows::{Row, Rows};
@@ -114,7 +115,7 @@ impl Copy<'_> {
                     let record = Record::parse(content).map_err(damaged)?;
                     let payload = targeted(row.id, &moved(&record, &now).map_err(damaged)?);
                     let offset = self.put(Kind::Moved, &header, &payload)?;
-                    let number = super::id::split_id(row.id).map_or(0, |(number, _)| number);
+                    let number = split_id(row.id).map_or(0, |(number, _)| number);
                     while let Some(number) = numbers.next_if(|&of| of <= number) {
                         self.rows.begin(number);
                     }

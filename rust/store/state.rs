@@ -14,11 +14,14 @@ use super::recovery::OnDamage;
 use super::rows::Row;
 use super::segment::Segment;
 use super::shard::SegmentHeader;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::parallel;
 use crate::trajectory::Trajectory;
 use crate::trajectory::record::{Columns, Present};
+
+/// How often segments may be merged by others while one looks at the store.
+const MAX_LOOKS: usize = 100;
 
 /// The segments by number, and what was found in them.
 #[derive(Default)]
@@ -57,10 +60,14 @@ impl State {
     fn look(&mut self, on_damage: OnDamage, changed: &mut bool, interrupt: Interrupt<'_>) -> Result<()> {
         *changed |= attach::refresh(&mut self.sources, &mut self.attachments)?;
         // A listed file that is gone when it is to be opened was sealed and merged into another: then look again.
-        while !self.look_once(on_damage, changed, interrupt)? {
+        for _ in 0..MAX_LOOKS {
             interrupt.check()?;
+            if self.look_once(on_damage, changed, interrupt)? {
+                return Ok(());
+            }
         }
-        Ok(())
+        let path = self.sources[0].directory.display();
+        Err(Error::Store(format!("{path} lists segments that cannot be opened, time and again: is one a broken link?")))
     }
 
     /// Whether every listed segment was found.
@@ -227,6 +234,16 @@ pub struct Located {
 }
 
 impl Located {
+    /// How many tokens it has.
+    pub fn num_tokens(&self) -> usize {
+        self.row.prompt as usize + self.row.response as usize
+    }
+
+    /// Appends its tokens: the prompt, then the response.
+    pub fn read_tokens(&self, prompts: &Prompts, out: &mut Vec<i32>) -> Result<()> {
+        self.file.tokens(&self.row, prompts, out)
+    }
+
     /// Reads the record as it is now known.
     pub fn read(&self, prompts: &Prompts) -> Result<Trajectory> {
         let mut trajectory = self.file.record(&self.row, self.columns, prompts)?;

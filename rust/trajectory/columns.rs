@@ -48,19 +48,28 @@ fn numbers(codes: impl Iterator<Item = u64>, count: usize) -> Vec<u8> {
     out
 }
 
-/// `count` tokens.
-pub fn read_tokens(bytes: &[u8], count: usize, ranks: Option<&Ranks>) -> Result<Vec<i32>, Damage> {
+/// Appends `count` tokens.
+pub fn read_tokens(bytes: &[u8], count: usize, ranks: Option<&Ranks>, out: &mut Vec<i32>) -> Result<(), Damage> {
     match ranks {
-        Some(ranks) => read_numbers(bytes, count, |code| ranks.token(code)),
-        None => read_numbers(bytes, count, |code| i32::try_from(code).ok()),
+        Some(ranks) => read_numbers(bytes, count, out, |code| ranks.token(code)),
+        None => read_numbers(bytes, count, out, |code| i32::try_from(code).ok()),
     }
 }
 
-fn read_numbers(bytes: &[u8], count: usize, token: impl Fn(u64) -> Option<i32>) -> Result<Vec<i32>, Damage> {
+fn read_numbers(
+    bytes: &[u8],
+    count: usize,
+    out: &mut Vec<i32>,
+    token: impl Fn(u64) -> Option<i32>,
+) -> Result<(), Damage> {
     // A token takes at least a byte, so a lying count cannot make this allocate more than the stream's own size.
-    let mut tokens = Vec::with_capacity(count.min(bytes.len()));
+    if count > bytes.len() {
+        return Err(Damage { offset: bytes.len(), what: format!("{count} tokens in {} bytes", bytes.len()) });
+    }
+    let start = out.len();
+    out.resize(start + count, 0);
     let mut at = 0;
-    while tokens.len() < count {
+    for slot in &mut out[start..] {
         let code = match bytes.get(at..at + 2) {
             // One byte or two, without a branch that depends on which: they alternate unpredictably.
             Some(&[low, high]) if low & high & 0x80 == 0 => {
@@ -76,10 +85,10 @@ fn read_numbers(bytes: &[u8], count: usize, token: impl Fn(u64) -> Option<i32>) 
             }
         };
         let wrong = || Damage { offset: at, what: format!("token code {code} exceeds 31 bits") };
-        tokens.push(token(code).ok_or_else(wrong)?);
+        *slot = token(code).ok_or_else(wrong)?;
     }
     match bytes.len() - at {
-        0 => Ok(tokens),
+        0 => Ok(()),
         left => Err(Damage { offset: at, what: format!("{left} bytes are left after the last token") }),
     }
 }

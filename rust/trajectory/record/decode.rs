@@ -74,11 +74,11 @@ impl<'a> Record<'a> {
         if columns.prompt {
             match self.places()?.prompt {
                 Some(at) => prompt_at = Some((at, prompt)),
-                None => trajectory.prompt_tokens = self.tokens(PROMPT, prompt, ranks)?,
+                None => self.tokens(PROMPT, prompt, ranks, &mut trajectory.prompt_tokens)?,
             }
         }
         if columns.response {
-            trajectory.response_tokens = self.tokens(RESPONSE, response, ranks)?;
+            self.tokens(RESPONSE, response, ranks, &mut trajectory.response_tokens)?;
         }
         let logprobs = |wanted: bool, tag: u8| match self.find(tag) {
             Some(stream) if wanted => Ok(Some(read_floats(&stream.content()?, response)?)),
@@ -98,9 +98,14 @@ impl<'a> Record<'a> {
         Ok(Scalars { trajectory, prompt, response, present: self.present() })
     }
 
-    /// The tokens of a shared prompt, of which there must be `count`.
-    pub fn prompt(&self, count: usize, ranks: Option<&Ranks>) -> Result<Vec<i32>, Damage> {
-        self.tokens(PROMPT, count, ranks)
+    /// Appends the tokens of the prompt, of which there must be `count`.
+    pub fn prompt(&self, count: usize, ranks: Option<&Ranks>, out: &mut Vec<i32>) -> Result<(), Damage> {
+        self.tokens(PROMPT, count, ranks, out)
+    }
+
+    /// Appends the tokens of the response, of which there must be `count`.
+    pub fn response(&self, count: usize, ranks: Option<&Ranks>, out: &mut Vec<i32>) -> Result<(), Damage> {
+        self.tokens(RESPONSE, count, ranks, out)
     }
 
     /// Ranks, to decode with.
@@ -140,12 +145,12 @@ impl<'a> Record<'a> {
         out
     }
 
-    fn tokens(&self, tag: u8, count: usize, ranks: Option<&Ranks>) -> Result<Vec<i32>, Damage> {
+    fn tokens(&self, tag: u8, count: usize, ranks: Option<&Ranks>, out: &mut Vec<i32>) -> Result<(), Damage> {
         if self.find(RANKS_AT).is_some() != ranks.is_some() {
             return Err(Damage { offset: 0, what: "the ranks of the record's tokens are missing".to_owned() });
         }
         let what = if tag == PROMPT { "prompt" } else { "response" };
-        read_tokens(&self.required(tag, what)?.content()?, count, ranks)
+        read_tokens(&self.required(tag, what)?.content()?, count, ranks, out)
     }
 
     fn required(&self, tag: u8, what: &str) -> Result<&Stream<'a>, Damage> {
