@@ -154,29 +154,47 @@ async def _collect(
     collection: Collection,
 ) -> None:
     """All that the options ask for, the cheap parts first."""
-    async with contextlib.AsyncExitStack() as stack:
-        regrader = None
-        if model is not None and problems is not None and (options.human or options.judge_again):
-            from spo.rollout.grading import Grader
+    if model is None or problems is None:
+        await _take(collection, stores, problems)
+        return
+    if options.human or options.judge_again:
+        await _judge(options, config, model, problems, stores, collection)
+    else:
+        await _take(collection, stores, problems)
+    if options.samples:
+        await _sample(config, model, problems, options.samples, collection)
 
-            codec = await trio.to_thread.run_sync(_make_codec, config, model)
-            judge = Judge(allow_weak_isolation=config.judge.allow_weak_isolation)
-            stack.callback(judge.close)
-            grader = Grader(judge, config.judge.output_bytes)
-            regrader = Regrader(problems, codec, grader) if options.judge_again else None
-        for store in stores:
-            with _bar(f"taking {store}") as at:
-                await collect_store(collection, store, problems, regrader, at)
+
+async def _take(
+    collection: Collection, stores: list[Path], problems: Problems | None, regrader: Regrader | None = None
+) -> None:
+    for store in stores:
+        with _bar(f"taking {store}") as at:
+            await collect_store(collection, store, problems, regrader, at)
+
+
+async def _judge(
+    options: argparse.Namespace,
+    config: Config,
+    model: ModelInfo,
+    problems: Problems,
+    stores: list[Path],
+    collection: Collection,
+) -> None:
+    """What is judged in this process: human solutions, and other stores' responses if they are to be judged again."""
+    from spo.rollout.grading import Grader
+
+    codec = await trio.to_thread.run_sync(_make_codec, config, model)
+    with Judge(allow_weak_isolation=config.judge.allow_weak_isolation) as judge:
+        grader = Grader(judge, config.judge.output_bytes)
+        await _take(collection, stores, problems, Regrader(problems, codec, grader) if options.judge_again else None)
         if options.human:
-            assert problems is not None
             with _bar("judging human solutions") as at:
                 done = iter(range(1, len(problems) + 1))
                 await collect_human(
                     collection, problems, codec, grader, config.batch.token_budget, options.max_solutions,
                     lambda: at(next(done), len(problems)),
                 )  # fmt: skip
-    if options.samples and model is not None and problems is not None:
-        await _sample(config, model, problems, options.samples, collection)
 
 
 def _make_codec(config: Config, model: ModelInfo) -> Codec:

@@ -167,5 +167,5 @@ def _foreign(directory: Path) -> Iterator[Path]:
     if not directory.is_dir():
         yield directory
         return
-    own = {JOURNAL_FILE, ".collect.lock", "model.json", "reference", "logs", "token"}
-    yield from (entry for entry in directory.iterdir() if entry.name not in own)
+    own = {JOURNAL_FILE, "reference"}
+    yield from (entry for entry in directory.iterdir() if entry.name not in own and entry.name[0] != ".")
