@@ -16,9 +16,9 @@ import trio
 from spo.config import Config
 from spo.jsonl import read_lines
 from spo.metrics import MetricsWriter
-from spo.orchestrator.batches import staleness
 from spo.orchestrator.dispatch import Result
 from spo.orchestrator.mix import ONLINE
+from spo.orchestrator.rank_rows import staleness
 from spo.progress import Status
 from spo.replay import Batch
 from spo.reward import ACCEPTED_REWARD
