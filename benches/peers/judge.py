@@ -243,7 +243,7 @@ def latencies_ms(tier: str, num_callers: int, num_each: int) -> list[float]:
 def report(contenders: Sequence[Contender], json_file: str | None) -> None:
     """Prints the tables."""
     by_key = {(c.name, c.num_tests): c for c in contenders}
-    floor, plain, manager = (by_key[name, 1] for name in ("bare fork", "python3 -I -S", *MANAGERS))
+    floor, plain, manager = (by_key[name, 1] for name in ("bare fork", "python3 -I -S", MANAGERS[-1]))
     findings: dict[str, object] = {"contenders": [asdict(contender) for contender in contenders]}
     print("| contender | tests each | CPU ms/test | wall ms/test | ÷ bare fork | × python3 -I -S | × manager, 2 GB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
