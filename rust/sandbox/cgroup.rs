@@ -28,6 +28,8 @@ const MAX_PIDS: &str = "528";
 /// How long the processes of a worker that has ended may still be leaving its groups.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 3;
+/// The kernel kills for a limit when the next pages do not fit below it.
+const LIMIT_SLACK_BYTES: u64 = 4 << 20;
 /// More than any of the files that are read here has.
 const MAX_FILE_BYTES: usize = 1 << 10;
 static NEXT_NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -153,9 +155,18 @@ impl Leaf {
     }
 
     /// Whether the kernel has killed a process for the limit since this was last asked.
+    ///
+    /// `Error::Judge` when it has, but for want of memory around the cgroup: it counts those in the same number.
     pub(super) fn has_killed(&self) -> Result<bool> {
         let kills = self.count_kills()?;
-        Ok(self.num_kills.swap(kills, Ordering::Relaxed) != kills)
+        let has = self.num_kills.swap(kills, Ordering::Relaxed) != kills;
+        let limit = self.limit.load(Ordering::Relaxed);
+        if has && self.peak.is_some() && self.peak()?.saturating_add(LIMIT_SLACK_BYTES) < limit {
+            return Err(Error::Judge(
+                "a program was killed because this machine, or a group around it, is out of memory".into(),
+            ));
+        }
+        Ok(has)
     }
 
     fn count_kills(&self) -> Result<u64> {
@@ -295,6 +306,7 @@ mod tests {
     fn version_2_tells_what_is_used_and_whether_it_has_killed() {
         let (_top, folder) = version_2(true);
         let leaf = open(&folder);
+        leaf.set_limit(1 << 20).unwrap();
         assert_eq!(leaf.start_counting().unwrap(), 4096);
         std::fs::write(folder.join("memory.peak"), "1048576\n").unwrap();
         assert_eq!(leaf.peak().unwrap(), 1 << 20);
@@ -304,6 +316,18 @@ mod tests {
         assert!(!leaf.has_killed().unwrap());
         std::fs::write(folder.join("memory.events"), "oom 2\n").unwrap();
         assert!(leaf.has_killed().is_err());
+    }
+
+    #[test]
+    fn a_kill_far_from_the_limit_is_the_machines_fault() {
+        let (_top, folder) = version_2(true);
+        let leaf = open(&folder);
+        leaf.set_limit(1 << 27).unwrap();
+        std::fs::write(folder.join("memory.events"), "oom 1\noom_kill 4\n").unwrap();
+        assert!(leaf.has_killed().unwrap_err().to_string().contains("out of memory"));
+        std::fs::write(folder.join("memory.peak"), "134213632\n").unwrap();
+        std::fs::write(folder.join("memory.events"), "oom 2\noom_kill 5\n").unwrap();
+        assert!(leaf.has_killed().unwrap());
     }
 
     #[test]
