@@ -38,6 +38,8 @@ class Tally:
         self._num_stored = 0
         self._num_on_way = 0
         self._next_index = 0
+        self._counts: ProblemCounts | None = None
+        """What `counts` found, while it still holds: of thousands of problems, few have changed since the last time."""
 
     @property
     def num_done(self) -> int:
@@ -62,11 +64,13 @@ class Tally:
             self._ids[index] = id
             self._accepted[index] = accepted
             self._num_stored += 1
+            self._counts = None
 
     def plan(self) -> None:
         """Finds what is due, now that further samples are stored or could not be judged."""
         while self.is_complete and self.wanted < self._limit and self._interval_width() > self._width:
             self.wanted = min(self.wanted + LOOK_INTERVAL, self._limit)
+            self._counts = None
         for _ in range(self.wanted - self._num_stored - self._num_on_way - len(self.due)):
             while self.has(self._next_index):
                 self._next_index += 1
@@ -84,8 +88,10 @@ class Tally:
 
     def counts(self) -> ProblemCounts:
         """The counts of the samples that count."""
-        places = self._counted()
-        return ProblemCounts(sum(self._accepted[place] for place in places), len(places))
+        if self._counts is None:
+            places = self._counted()
+            self._counts = ProblemCounts(sum(self._accepted[place] for place in places), len(places))
+        return self._counts
 
     def accepted(self) -> list[int]:
         """The ids of the accepted ones among them, in the order of their indices."""
