@@ -1,13 +1,15 @@
-# make demo | make test | make lint | make bench. Each makes .venv, builds and installs first, where that is not done yet.
+# make demo | make test | make test-vllm | make lint | make bench. Each makes .venv, builds and installs first, where that is not done yet.
 
 PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
+VLLM_BIN := $(VLLM_VENV)/bin
 RUST := $(shell find rust -name '*.rs' -o -name '*.py' -o -name Cargo.toml) Cargo.toml Cargo.lock
 DEMO := runs/demo-$(SEED)
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test test-vllm lint bench clean
 
 install: $(VENV)/installed
 
@@ -25,6 +27,18 @@ test: install
 	cargo test --locked --quiet
 	$(BIN)/python -m pytest -m "not gpu"
 
+# vLLM wants another transformers than we test with, hence an environment of its own. It takes torch, which is large, from
+# the first one, and all that is not in .ci/vllm-requirements.txt; spo itself comes from the tree.
+test-vllm: install $(VLLM_VENV)/installed
+	PYTHONPATH=python $(VLLM_BIN)/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_plugin.py tests/test_vllm_training.py
+
+$(VLLM_VENV)/installed: $(VENV)/installed .ci/vllm-requirements.txt
+	test -x $(VLLM_BIN)/python || $(BIN)/python -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r .ci/vllm-requirements.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		>"$$($(VLLM_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/spo-first-venv.pth"
+	touch $@
+
 lint: install
 	cargo fmt --all --check
 	cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
@@ -37,4 +51,4 @@ bench:
 	cargo bench --locked
 
 clean:
-	rm -rf $(VENV) target python/spo/_native*.so
+	rm -rf $(VENV) $(VLLM_VENV) target python/spo/_native*.so

@@ -199,10 +199,10 @@ class TornWeights:
     version = 4
 
     def __init__(self, model: LlamaForCausalLM, num_tensors: int) -> None:
-        self.tensors = list(model.named_parameters())[:num_tensors]
+        self.tensors = [(name, parameter.detach()) for name, parameter in model.named_parameters()][:num_tensors]
 
     def __iter__(self):
-        yield from ((name, parameter.detach()) for name, parameter in self.tensors)
+        yield from self.tensors
         raise OSError("the file is cut")
 
 
@@ -282,6 +282,24 @@ async def test_a_step_that_fails_reaches_every_waiter_as_an_engine_error(
 async def expect_failure(engine: ThreadedEngine, request: Request) -> None:
     with pytest.raises(EngineError, match="RuntimeError: out of memory"):
         await engine.generate([request])
+
+
+def test_a_model_spread_over_two_processes_is_sampled_and_updated_like_any_other(tmp_path: Path) -> None:
+    def model(seed: int) -> LlamaForCausalLM:
+        return make_model(seed, tied=True, heads=(4, 2))
+
+    model(0).save_pretrained(tmp_path)
+    sampler = load_sampler(make_config(tensor_parallel_size=2), str(tmp_path), [END])
+    try:
+        requests = make_requests(8, max_new_tokens=20)
+        check_drawn_from(model(0), requests, run(sampler, requests))
+        sampler.switch(sampler.stage(FakeSnapshot(3, model(9), dtype=torch.float32)))
+        check_drawn_from(model(9), requests, run(sampler, requests))
+        with pytest.raises(WeightsError, match=r"version 4 could not be loaded, version 3 stays"):
+            sampler.switch(TornWeights(model(5), 5))
+        check_drawn_from(model(9), requests, run(sampler, requests))
+    finally:
+        sampler._engine.engine_core.shutdown()
 
 
 def test_a_head_size_that_vllm_has_no_kernel_for_is_named_in_one_line(tmp_path: Path) -> None:

@@ -75,11 +75,10 @@ def test_tiny_is_trained_with_vllm_and_goes_on_after_its_worker_was_killed(tmp_p
     # Of the reference about a fifth passes; a sampler that draws from something else passes nothing.
     assert report["reference"]["pass_at_1"] > 0.05
     assert report["final"]["pass_at_1"] > 0.05
-    logs = "".join(path.read_text() for path in sorted((run_dir / "logs").glob("worker-*.log")))
+    logs = "".join((run_dir / "logs" / f"{name}.log").read_text() for name in ("worker-0", "worker-0.1"))
     applied = [int(version) for version in re.findall(r"policy version (\d+): fetched in", logs)]
     assert applied == sorted(applied)
     assert len(applied) >= 2
     assert applied[-1] == STEPS
-    assert (run_dir / "logs" / "worker-0.1.log").exists()
     assert "status -9" in (run_dir / "logs" / "orchestrator.log").read_text()
     assert len(lines(run_dir / "consumption.jsonl")) == STEPS

@@ -163,16 +163,22 @@ class VllmSampler:
 
         Raises:
             WeightsError: They could not be loaded.
+            RuntimeError: Nor could those before.
         """
-        try:
-            self._engine.collective_rpc("spo_load_weights", args=(weights,))
-        except Exception as error:
-            # If this fails, too, it is no WeightsError, and the engine is done for.
-            self._engine.collective_rpc("spo_load_weights", args=(self._loaded,))
+        reason = self._try_load(weights)
+        if reason is not None:
+            again = self._try_load(self._loaded)
+            if again is not None:
+                raise RuntimeError(f"version {self._loaded.version} could not be put back: {again}")
             raise WeightsError(
-                f"version {weights.version} could not be loaded, version {self._loaded.version} stays: {error}"
-            ) from error
+                f"version {weights.version} could not be loaded, version {self._loaded.version} stays: {reason}"
+            )
         self._loaded = weights
+
+    def _try_load(self, weights: FolderWeights | StagedWeights) -> str | None:
+        """The first worker's reason why it could not load them, None if all have."""
+        reasons = self._engine.collective_rpc("spo_load_weights", args=(weights,))
+        return next((reason for reason in reasons if reason is not None), None)
 
     # --- requests and responses ------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ def check_installed() -> None:
     Raises:
         ConfigError: There is none, or another; the text says what to install.
     """
-    install = f"pip install 'vllm=={SUPPORTED}.*' where there is a GPU; docs/models.md says how to do without one"
+    install = f"pip install 'vllm=={SUPPORTED}.*' where there is a GPU; docs/vllm.md says how to do without one"
     for distribution in DISTRIBUTIONS:
         try:
             version = metadata.version(distribution)

@@ -7,24 +7,23 @@ own, read one file on the file system of the temporary directory (`TMPDIR`); it 
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import Module
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+from vllm.config import VllmConfig
 
 from spo.errors import WeightsError
 from spo.rollout.engine import Snapshot
 from spo.rollout.staging import to_torch
+from spo.vllm_plugin import load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,9 @@ class FolderWeights:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for path in sorted(Path(self.folder).glob("*.safetensors")):
-            yield from _read(str(path))
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    yield name, file.get_tensor(name)
 
 
 class ArrayWeights:
@@ -51,7 +52,7 @@ class ArrayWeights:
 
 
 class FileWeights:
-    """Weights in a nameless file of the process that made the object; copies of that, in other processes, read it."""
+    """Weights in a nameless file of the process that made the object; copies of that, in other processes, map it."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         """Writes the file.
@@ -60,21 +61,30 @@ class FileWeights:
             WeightsError: The file system of temporary files has no room for it.
         """
         self.version = snapshot.version
+        self._arrays: list[tuple[str, str, tuple[int, ...], int]] = []
+        """Name, dtype, shape and offset in the file of each."""
         self._file = tempfile.TemporaryFile(prefix="spo-version-")  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self._path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
         try:
-            save_file({name: to_torch(snapshot.tensor(name)) for name in snapshot.names}, self._path)
-        except Exception as error:
+            for name in snapshot.names:
+                array = np.ascontiguousarray(snapshot.tensor(name))
+                self._arrays.append((name, array.dtype.str, array.shape, self._file.tell()))
+                self._file.write(array.data)
+            self._file.flush()
+        except OSError as error:
             raise WeightsError(
                 f"version {self.version} cannot be written to {tempfile.gettempdir()}: {error}; set TMPDIR to a folder "
                 "with room"
             ) from error
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        yield from _read(self._path)
+        for name, dtype, shape, offset in self._arrays:
+            # "c": torch wants writable memory; what is written there stays private.
+            yield name, to_torch(np.memmap(self._path, dtype, "c", offset, shape))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"version": self.version, "_path": self._path}
+        return {"version": self.version, "_arrays": self._arrays, "_path": self._path}
 
 
 StagedWeights = ArrayWeights | FileWeights
@@ -93,37 +103,17 @@ class WeightLoader:
     """What each vLLM worker can do besides, as its `worker_extension_cls`."""
 
     model_runner: Any
+    vllm_config: VllmConfig
 
-    def spo_load_weights(self, weights: FolderWeights | StagedWeights) -> None:
+    def spo_load_weights(self, weights: FolderWeights | StagedWeights) -> str | None:
         """Loads a version in place of the one before.
 
-        Raises:
-            Exception: What went wrong; some weights may be of the new version then, and another must be loaded.
+        Returns:
+            What went wrong, if anything; some weights may be of the new version then, and another must be loaded. It is
+            not raised, since of several workers' errors vLLM takes one for the answer to the next call.
         """
-        # It warns of layers that have no weights, such as rotary embeddings, at each version.
-        logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
         try:
-            self.model_runner.reload_weights(weights_iterator=iter(weights))
-        except BaseException:
-            # Layers that wait for the rest of their weights must not do so in the next loading.
-            finalize_layerwise_reload(self.model_runner.get_model(), self.model_runner.model_config)
-            raise
-        _repack_tied_heads(self.model_runner.get_model())
-
-
-def _repack_tied_heads(model: Module) -> None:
-    """Has heads that share the embedding's weights notice that those are new: on a CPU they keep a packed copy."""
-    embeddings = {
-        layer.weight.data_ptr()
-        for layer in model.modules()
-        if isinstance(layer, VocabParallelEmbedding) and not isinstance(layer, ParallelLMHead)
-    }
-    for layer in model.modules():
-        if isinstance(layer, ParallelLMHead) and layer.weight.data_ptr() in embeddings:
-            layer.quant_method.process_weights_after_loading(layer)
-
-
-def _read(path: str) -> Iterator[tuple[str, Tensor]]:
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            yield name, file.get_tensor(name)
+            load_checkpoint(self.model_runner.get_model(), self.vllm_config, weights)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return None

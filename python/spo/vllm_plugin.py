@@ -1,0 +1,259 @@
+"""spo's weight streaming as a weight transfer backend of vLLM: for any trainer and any vLLM, without the rest of spo.
+
+vLLM finds the backend by itself where `spo-rl` is installed (entry point `vllm.general_plugins`). Its side is chosen
+with `weight_transfer_config=WeightTransferConfig(backend="spo")`, the trainer's with `SpoTrainerInit`. Each worker
+fetches the version over TCP, as changes to the one that it has, verified, and then loads it as a checkpoint is loaded.
+What cannot be fetched or loaded whole leaves the version before in place. The engine stands still for both.
+
+Besides, `worker_extension_cls="spo.vllm_plugin.WorkerExtension"` gives each worker a method `spo_update_weights`, for
+programs that publish with `spo.weights` alone. Written for vLLM 0.32; `examples/vllm_weights.py` uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.distributed.weight_transfer import base
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.model_loader import get_model_loader
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from spo.weights import Snapshot, WeightPublisher, WeightShard, WeightSubscriber
+
+BACKEND = "spo"
+
+_log = logging.getLogger(__name__)
+
+
+def register() -> None:
+    """Makes both sides known to vLLM; called by it in each of its processes, and harmless when called again."""
+    from vllm.distributed.weight_transfer import factory
+
+    with contextlib.suppress(ValueError):
+        factory.WeightTransferEngineFactory.register_engine(BACKEND, SpoEngine)
+    with contextlib.suppress(ValueError):
+        factory.WeightTransferTrainerFactory.register_engine(BACKEND, SpoTrainerEngine)
+
+
+# --- vLLM's side ---
+
+
+def load_checkpoint(model: Any, vllm_config: VllmConfig, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Loads weights into a model that runs, under the names and in the shapes that checkpoints have.
+
+    Raises:
+        Exception: Whatever went wrong. Some weights may be new then: load others, whole.
+    """
+    # It warns of layers that have no weights, such as rotary embeddings, each time.
+    logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+    with set_current_vllm_config(vllm_config), torch.no_grad():
+        initialize_layerwise_reload(model)
+        try:
+            model.load_weights(weights)
+        finally:
+            # Whatever came, layers that wait for more must not do so in the next loading.
+            finalize_layerwise_reload(model, vllm_config.model_config)
+        _repack_tied_heads(model)
+
+
+def _repack_tied_heads(model: Any) -> None:
+    """Has heads that share the embedding's weights notice that those are new: on a CPU they keep a packed copy."""
+    embeddings = {
+        layer.weight.data_ptr()
+        for layer in model.modules()
+        if isinstance(layer, VocabParallelEmbedding) and not isinstance(layer, ParallelLMHead)
+    }
+    for layer in model.modules():
+        if isinstance(layer, ParallelLMHead) and layer.weight.data_ptr() in embeddings:
+            layer.quant_method.process_weights_after_loading(layer)
+
+
+class Receiver:
+    """Brings versions from publishers into one worker's model, each of them whole."""
+
+    def __init__(self, model: Module, vllm_config: VllmConfig, publishers: list[str], token: str, timeout_s: float):
+        """Fetches nothing yet.
+
+        Args:
+            model: The worker's part of the model.
+            vllm_config: Its settings.
+            publishers: `host:port` of each trainer rank's `WeightPublisher`.
+            token: Their token, in hexadecimal digits.
+            timeout_s: Longest duration of a fetch.
+        """
+        self._model = model
+        self._vllm_config = vllm_config
+        self._subscriber = WeightSubscriber(publishers, token=bytes.fromhex(token), timeout_s=timeout_s)
+        self._held: Snapshot | None = None
+
+    def update(self, version: int) -> None:
+        """Fetches and loads a version.
+
+        Raises:
+            WeightsError: It could not be fetched; nothing has changed.
+            Exception: It could not be loaded; the version before is back in place.
+        """
+        snapshot = self._subscriber.fetch(version, base=self._held)
+        try:
+            load_checkpoint(self._model, self._vllm_config, _tensors(snapshot))
+        except Exception:
+            _log.exception("version %d could not be loaded; the one before is put back", version)
+            load_checkpoint(self._model, self._vllm_config, self._weights_before())
+            raise
+        self._held = snapshot
+
+    def _weights_before(self) -> Iterable[tuple[str, Tensor]]:
+        if self._held is not None:
+            return _tensors(self._held)
+        loader = get_model_loader(self._vllm_config.load_config)
+        weights: Iterable[tuple[str, Tensor]] = loader.get_all_weights(self._vllm_config.model_config, self._model)
+        return weights
+
+
+@dataclass
+class SpoInit(base.WeightTransferInitInfo):  # type: ignore[misc]
+    """What workers are told once; see `Receiver`."""
+
+    publishers: list[str]
+    token: str = ""
+    timeout_s: float = 120.0
+
+
+@dataclass
+class SpoUpdate(base.WeightTransferUpdateInfo):  # type: ignore[misc]
+    """What workers are told of each version."""
+
+    version: int
+
+
+class SpoEngine(base.WeightTransferEngine[SpoInit, SpoUpdate]):  # type: ignore[misc]
+    """The worker's side of the backend. All is done in `update_weights`, so that it is done wholly or not at all."""
+
+    init_info_cls = SpoInit
+    update_info_cls = SpoUpdate
+    supports_draft_weight_update = False
+    _receiver: Receiver | None = None
+
+    def init_transfer_engine(self, init_info: SpoInit) -> None:
+        """Takes the publishers' addresses."""
+        self._receiver = Receiver(
+            self.model, self.vllm_config, init_info.publishers, init_info.token, init_info.timeout_s
+        )
+
+    def start_weight_update(self) -> None:
+        """Nothing."""
+
+    def receive_weights(self, update_info: SpoUpdate) -> None:
+        """Fetches and loads a version; see `Receiver.update` for what it raises."""
+        if self._receiver is None:
+            raise RuntimeError("init_weight_transfer_engine comes first")
+        self._receiver.update(update_info.version)
+
+    def finish_weight_update(self) -> None:
+        """Nothing."""
+
+    def shutdown(self) -> None:
+        """Forgets the publishers."""
+        self._receiver = None
+
+
+class WorkerExtension:
+    """For `worker_extension_cls`: a worker that takes versions from `spo.weights` publishers when told to."""
+
+    model_runner: Any
+    vllm_config: VllmConfig
+    _spo_receiver: tuple[tuple[list[str], str], Receiver] | None = None
+
+    def spo_update_weights(self, publishers: list[str], token: str, version: int, timeout_s: float = 120.0) -> None:
+        """Fetches and loads a version; `collective_rpc("spo_update_weights", args=(…))` calls it in every worker.
+
+        The arguments and what is raised are those of `Receiver`.
+        """
+        key = (publishers, token)
+        if self._spo_receiver is None or self._spo_receiver[0] != key:
+            model = self.model_runner.get_model()
+            self._spo_receiver = key, Receiver(model, self.vllm_config, publishers, token, timeout_s)
+        self._spo_receiver[1].update(version)
+
+
+# --- the trainer's side ---
+
+
+@dataclass
+class SpoTrainerInit(base.TrainerInitInfo):  # type: ignore[misc]
+    """Where rank 0 of the trainers publishes."""
+
+    backend: ClassVar[str] = BACKEND
+    bind: str = "127.0.0.1:0"
+    """`host:port` to listen on; beyond loopback, `token` is needed."""
+    token: str = ""
+    """The secret of publisher and workers, in hexadecimal digits."""
+    keep: int = 2
+    """Versions that can be fetched, or be the base of changes."""
+
+
+class SpoTrainerEngine(base.TrainerWeightTransferEngine[SpoTrainerInit]):  # type: ignore[misc]
+    """The trainer's side: rank 0 publishes what its `WeightSource` yields, and has the workers fetch it."""
+
+    init_info_cls = SpoTrainerInit
+    _publisher: WeightPublisher | None = None
+    _version = 0
+
+    @classmethod
+    def trainer_init(
+        cls,
+        init_info: SpoTrainerInit,
+        *,
+        client: base.VLLMWeightSyncClient,
+        source: base.WeightSource | None = None,
+    ) -> Self:
+        """Starts publishing and tells the workers where; called on every rank."""
+        if source is None:
+            raise ValueError("the backend spo needs a source, such as ModuleSource(model)")
+        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
+        if engine.is_sender:
+            token = bytes.fromhex(init_info.token)
+            engine._publisher = WeightPublisher(init_info.bind, token=token, keep=init_info.keep)
+            client.init_weight_transfer_engine({"publishers": [engine._publisher.address], "token": init_info.token})
+        return engine
+
+    def send_weights(self) -> None:
+        """Publishes the weights as they are now, and returns when all workers have them; called on every rank."""
+        assert self.source is not None
+        self._version += 1
+        # Iterating gathers sharded parameters: a collective, which all ranks take part in.
+        shards = [_shard(name, tensor) for name, tensor in self.source]
+        if self._publisher is not None:
+            self._publisher.publish(self._version, shards)
+            self.client.start_weight_update()
+            self.client.update_weights({"version": self._version})
+            self.client.finish_weight_update(str(self._version))
+
+    def shutdown(self) -> None:
+        """Stops publishing."""
+        if self._publisher is not None:
+            self._publisher.close()
+
+
+def _shard(name: str, tensor: Tensor) -> WeightShard:
+    flat = tensor.detach().reshape(-1).cpu()
+    if flat.dtype == torch.bfloat16:
+        return WeightShard(name, "bfloat16", tuple(tensor.shape), 0, flat.view(torch.uint16).numpy())
+    return WeightShard(name, "float32", tuple(tensor.shape), 0, flat.to(torch.float32).numpy())
+
+
+def _tensors(snapshot: Snapshot) -> Iterator[tuple[str, Tensor]]:
+    for name, array in snapshot.items():
+        if array.dtype == np.uint16:
+            yield name, torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        else:
+            yield name, torch.from_numpy(array)
