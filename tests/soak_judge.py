@@ -43,6 +43,8 @@ ORDINARY: tuple[tuple[str, str, str, set[Verdict], int], ...] = (
     ("print(", "", "", {Verdict.COMPILE_ERROR}, 8),
     ("x = 1\n  y = 2", "", "", {Verdict.COMPILE_ERROR}, 4),
 )
+# What is also right of those that are executed: addresses that are only reserved take no memory.
+EXECUTED = {name: {Verdict.WRONG_ANSWER} for name in ("huge stacks of threads", "memory that is not reserved")}
 # How often a hostile program is drawn, and one that costs much wall or CPU time.
 HOSTILE_SHARE, EXPENSIVE_SHARE = 0.12, 0.02
 BATCH = 500
@@ -115,16 +117,18 @@ def settled(judge_processes: int) -> set[int]:
     return found
 
 
-def batches(runs: int, seed: int) -> Iterator[list[Drawn]]:
+def batches(runs: int, seed: int, mode: str) -> Iterator[list[Drawn]]:
     """The mix, in batches."""
     generator = random.Random(seed)
     for start in range(0, runs, BATCH):
-        yield [draw(generator) for _ in range(min(BATCH, runs - start))]
+        drawn = [draw(generator) for _ in range(min(BATCH, runs - start))]
+        yield [replace(one, submission=replace(one.submission, mode=mode)) for one in drawn]
 
 
 def complaint(drawn: Drawn, judgement: Judgement) -> str | None:
     """What is false about a judgement, if anything is."""
-    if judgement.verdict in drawn.fitting:
+    also = EXECUTED.get(drawn.name, set()) if drawn.submission.mode == "exec" else set()
+    if judgement.verdict in drawn.fitting | also:
         return None
     facts = judgement.tests[-1] if judgement.tests else judgement.message
     return f"{drawn.name!r}: {judgement.verdict}, not {'/'.join(sorted(drawn.fitting))}: {facts}"
@@ -153,9 +157,8 @@ def main() -> int:
         helpers = len(settled(options.workers * (2 if has_launcher else 1)))
         memory = sum(memory_kb(pid) for pid in settled(helpers))
         descriptors = leavings()["descriptors"]
-        for batch in batches(options.runs, options.seed):
-            asked = [replace(one.submission, mode=options.mode) for one in batch]
-            for drawn, judgement in zip(batch, judge.judge_many(asked), strict=True):
+        for batch in batches(options.runs, options.seed, options.mode):
+            for drawn, judgement in zip(batch, judge.judge_many([one.submission for one in batch]), strict=True):
                 runs += 1
                 verdicts[judgement.verdict] += 1
                 said = complaint(drawn, judgement)
@@ -170,7 +173,7 @@ def main() -> int:
         grown = sum(memory_kb(pid) for pid in left) - memory
         if grown > MEMORY_GROWTH_KB * options.workers:
             complaints.append(f"the judge's processes have grown by {grown} kB")
-        if leavings()["descriptors"] != descriptors:
+        if leavings()["descriptors"] > descriptors:
             complaints.append(f"{leavings()['descriptors']} descriptors, not {descriptors}")
         tier = judge.isolation_tier
     if settled(0):
