@@ -29,22 +29,44 @@ impl Order {
         matches!(self, Order::Oldest | Order::Uniform)
     }
 
-    /// Where a trajectory stands in the queue: the smallest is drawn first.
-    pub fn turn(self, age: u64, min_policy_version: u64, log_priority: f64, random: &mut Random) -> u64 {
+    /// Where trajectories stand in the queue, in the order given: the smallest is drawn first.
+    pub fn turns(self, trajectories: impl Iterator<Item = Standing>, random: &mut Random) -> Vec<u64> {
         match self {
-            Order::Oldest => min_policy_version,
-            Order::Uniform => random.bits(),
-            Order::Recent { half_life } => weighted(-(age as f64) / half_life * std::f64::consts::LN_2, random),
-            Order::Priority { exponent } => weighted(log_priority * exponent, random),
+            Order::Oldest => trajectories.map(|one| one.min_policy_version).collect(),
+            Order::Uniform => trajectories.map(|_| random.bits()).collect(),
+            Order::Recent { half_life } => {
+                weighted(trajectories.map(|one| -(one.age as f64) / half_life * std::f64::consts::LN_2), random)
+            }
+            Order::Priority { exponent } => weighted(trajectories.map(|one| one.log_priority * exponent), random),
         }
     }
 }
 
-/// A key that is smallest with a chance in proportion to the weight: ln(−ln u) − ln w, as an integer of the same order.
-fn weighted(log_weight: f64, random: &mut Random) -> u64 {
+/// What decides a trajectory's turn.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// In versions.
+    pub age: u64,
+    /// Version of the weights at its first token.
+    pub min_policy_version: u64,
+    /// Logarithm of its priority.
+    pub log_priority: f64,
+}
+
+/// Keys that are smallest with a chance in proportion to the weight: ln(−ln u) − ln w, as integers of the same order. In
+/// passes over arrays, which become vector instructions.
+fn weighted(log_weights: impl Iterator<Item = f64>, random: &mut Random) -> Vec<u64> {
+    let log_weights: Vec<f64> = log_weights.collect();
     // Of 53 bits, and neither 0 nor 1: both logarithms are finite.
-    let uniform = ((random.bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    ordered(ln(-ln(uniform)) - log_weight)
+    let uniform = || ((random.bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    let mut keys: Vec<f64> = std::iter::repeat_with(uniform).take(log_weights.len()).collect();
+    for key in &mut keys {
+        *key = -ln(*key);
+    }
+    for key in &mut keys {
+        *key = ln(*key);
+    }
+    keys.iter().zip(log_weights).map(|(key, log_weight)| ordered(key - log_weight)).collect()
 }
 
 /// Maps floating-point numbers to integers that compare as they do.
@@ -53,20 +75,34 @@ fn ordered(value: f64) -> u64 {
     if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
 }
 
+/// 1/21, 1/19, … 1/3, 1: what the powers of the square are multiplied by.
+const SERIES: [f64; 11] = [
+    1.0 / 21.0,
+    1.0 / 19.0,
+    1.0 / 17.0,
+    1.0 / 15.0,
+    1.0 / 13.0,
+    1.0 / 11.0,
+    1.0 / 9.0,
+    1.0 / 7.0,
+    1.0 / 5.0,
+    1.0 / 3.0,
+    1.0,
+];
+
 /// The natural logarithm of a positive normal number, to about 1e-15, the same on every machine.
+#[inline]
 pub fn ln(value: f64) -> f64 {
     let bits = value.to_bits();
-    let mut exponent = (bits >> 52) as i64 - 1023;
-    let mut mantissa = f64::from_bits(bits & ((1 << 52) - 1) | 1023 << 52);
-    if mantissa > std::f64::consts::SQRT_2 {
-        mantissa /= 2.0;
-        exponent += 1;
-    }
+    let mantissa = f64::from_bits(bits & ((1 << 52) - 1) | 1023 << 52);
+    let is_upper = mantissa > std::f64::consts::SQRT_2;
+    let mantissa = if is_upper { mantissa * 0.5 } else { mantissa };
+    let exponent = f64::from((bits >> 52) as i32 - 1023 + i32::from(is_upper));
     // ln m = 2 artanh((m − 1) / (m + 1)), with an argument of at most 0.172.
     let ratio = (mantissa - 1.0) / (mantissa + 1.0);
     let square = ratio * ratio;
-    let series = (0..11).rev().fold(0.0, |sum, term| sum * square + 1.0 / f64::from(2 * term + 1));
-    2.0 * ratio * series + exponent as f64 * std::f64::consts::LN_2
+    let series = SERIES.iter().fold(0.0, |sum, factor| sum * square + factor);
+    2.0 * ratio * series + exponent * std::f64::consts::LN_2
 }
 
 #[cfg(test)]

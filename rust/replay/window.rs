@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use super::card::{Card, whole_groups};
-use super::order::{Order, ln};
+use super::order::{Order, Standing, ln};
 use super::random::Random;
 use super::{Counters, Quota};
 
@@ -26,6 +26,12 @@ impl Entry {
     /// An entry.
     pub fn new(card: Card, uses: u32, priority: f64) -> Self {
         Entry { card, uses, priority, log_priority: ln(priority) }
+    }
+
+    fn standing(&self, policy_version: u64) -> Standing {
+        let min_policy_version = self.card.min_policy_version;
+        let age = policy_version.saturating_sub(min_policy_version);
+        Standing { age, min_policy_version, log_priority: self.log_priority }
     }
 }
 
@@ -87,12 +93,15 @@ impl Window {
     /// Plans to draw the first entries of the queue, in whole groups where asked for; fewer, if there are fewer.
     pub fn plan(&self, quota: Quota, policy_version: u64) -> Draw {
         let mut random = self.random.clone();
-        let mut usable: Vec<u128> = Vec::with_capacity(self.entries.len());
-        for (place, entry) in self.entries.iter().enumerate() {
-            if self.usable(entry, policy_version) {
-                usable.push(self.turn(entry, place, policy_version, &mut random));
-            }
-        }
+        let order = self.bounds.order;
+        let entries = self.entries.iter().enumerate().filter(|(_, entry)| self.usable(entry, policy_version));
+        let turns = order.turns(entries.clone().map(|(_, entry)| entry.standing(policy_version)), &mut random);
+        // Uses where they count, then the turn, then the place, in one number, which is compared faster than three.
+        let key = |((place, entry), turn): ((usize, &Entry), u64)| {
+            let uses = if order.least_used_first() { entry.uses } else { 0 };
+            u128::from(uses) << 96 | u128::from(turn) << 32 | u128::from(place as u32)
+        };
+        let mut usable: Vec<u128> = entries.zip(turns).map(key).collect();
         if quota.group_size == 1 && quota.count < usable.len() {
             // Only the first few need be in order.
             usable.select_nth_unstable(quota.count);
@@ -106,16 +115,6 @@ impl Window {
         }
         let taken = |&place: &usize| (self.entries[place].card, self.entries[place].uses + 1);
         Draw { cards: places.iter().map(taken).collect(), places, random }
-    }
-
-    /// Where an entry stands in the queue: uses where they count, then the order's turn, then the place, in one number,
-    /// which is compared faster than three.
-    fn turn(&self, entry: &Entry, place: usize, policy_version: u64, random: &mut Random) -> u128 {
-        let order = self.bounds.order;
-        let version = entry.card.min_policy_version;
-        let (uses, log_priority) = if order.least_used_first() { (entry.uses, 0.0) } else { (0, entry.log_priority) };
-        let turn = order.turn(policy_version.saturating_sub(version), version, log_priority, random);
-        u128::from(uses) << 96 | u128::from(turn) << 32 | u128::from(place as u32)
     }
 
     /// Makes a planned draw happen; entries that can never be drawn again leave, and are returned.
