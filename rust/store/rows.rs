@@ -131,6 +131,20 @@ impl Rows {
         self.times_us.iter().max().copied()
     }
 
+    /// Gives memory back that was kept for more rows.
+    pub fn shrink_to_fit(&mut self) {
+        let numbers = [&mut self.sequences, &mut self.offsets, &mut self.lengths, &mut self.sources];
+        numbers.into_iter().for_each(Vec::shrink_to_fit);
+        let more = [&mut self.problems, &mut self.prompts, &mut self.responses];
+        more.into_iter().for_each(Vec::shrink_to_fit);
+        self.times_us.shrink_to_fit();
+        self.present.shrink_to_fit();
+        match &mut self.rewards {
+            Rewards::Single(rewards) => rewards.shrink_to_fit(),
+            Rewards::Double(rewards) => rewards.shrink_to_fit(),
+        }
+    }
+
     /// Gives the names other numbers: `numbers` has the new one at the place of each old one.
     pub fn rename(&mut self, numbers: &[u32]) {
         for name in self.sources.iter_mut().chain(&mut self.problems) {

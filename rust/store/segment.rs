@@ -131,6 +131,10 @@ impl Segment {
             self.end = walk.at();
         }
         self.skipped += walk.skipped;
+        if self.sealed {
+            self.rows.shrink_to_fit();
+            self.late.shrink_to_fit();
+        }
         Ok(())
     }
 
