@@ -7,6 +7,9 @@ use proptest::sample::Index;
 use spo_core::Error;
 use spo_core::sandbox::describe_message;
 
+/// No longer ones are read.
+const MAX_MESSAGE_BYTES: usize = 16 << 10;
+
 /// The end of a run: who ended it, whether it compiled, wait status, CPU seconds, seconds, peak bytes, reason.
 fn end() -> impl Strategy<Value = Vec<u8>> {
     (0u8..5, 0u8..4, any::<i32>(), 0.0f64..9.0, 0.0f64..9.0, any::<u64>(), "[a-z]{0,9}").prop_map(
@@ -66,7 +69,10 @@ fn mutate(message: &mut Vec<u8>, mutation: Mutation) {
             message[place..place + 8].copy_from_slice(&edge.to_ne_bytes());
         }
         Mutation::Append(bytes) => message.extend(bytes),
-        Mutation::Repeat(times) => *message = message.repeat(usize::from(times)),
+        Mutation::Repeat(times) => {
+            *message = message.repeat(usize::from(times));
+            message.truncate(MAX_MESSAGE_BYTES);
+        }
         Mutation::Flip(..) | Mutation::Overwrite(..) => {}
     }
 }
