@@ -1,9 +1,11 @@
 """Call mode: a function is called, and its value compared outside of its process."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from spo.call_values import decode, encode
 from spo.judge import Judge, Limits, TestCase, Verdict
 
 TESTS = [TestCase(args=[[1, 2], 3], output=6), TestCase(args=[[], 1], output=1)]
@@ -94,3 +96,32 @@ def test_tests_must_fit_the_mode(judge: Judge) -> None:
         judge.judge(ADD, TESTS, fn_name="add", checker="exact")
     with pytest.raises(ValueError, match="fn_name is"):
         judge.judge(ADD, TESTS, fn_name="")
+
+
+KEYS = [
+    {1: "a", -2: {3: []}},
+    {"1": "a"},
+    {"\0": 1, "\x001": 2, 0: 3},
+    [{"a": {10**30: None}}],
+]
+
+
+@pytest.mark.parametrize("value", KEYS)
+def test_keys_are_integers_or_strings_as_they_were(judge: Judge, value: Any) -> None:
+    source = f"def add(x):\n    assert x == {value!r}, x\n    return x\n"
+    assert verdict(judge, source, [TestCase(args=[value], output=value)]) is Verdict.ACCEPTED
+    assert decode(encode(value)) == value
+
+
+def test_the_string_of_an_integer_is_another_key(judge: Judge) -> None:
+    for wanted, given in (({1: 2}, {"1": 2}), ({"1": 2}, {1: 2}), ({"\x001": 2}, {1: 2})):
+        tests = [TestCase(args=[], output=wanted)]
+        assert verdict(judge, f"def add(): return {given!r}", tests) is Verdict.WRONG_ANSWER
+
+
+@pytest.mark.parametrize("key", [None, True, 1.5, (1, 2)])
+def test_other_keys_are_refused_in_tests_and_are_errors_of_programs(judge: Judge, key: Any) -> None:
+    with pytest.raises(ValueError, match=r"tests\[0\]: args and output .*key"):
+        verdict(judge, ADD, [TestCase(args=[{key: 1}], output=0)])
+    tests = [TestCase(args=[], output={"1": 1})]
+    assert verdict(judge, f"def add(): return {{{key!r}: 1}}", tests) is Verdict.RUNTIME_ERROR

@@ -10,7 +10,6 @@ wrote, never on what it claims. This module turns no verdict into a reward; that
 """
 
 import contextlib
-import json
 import queue
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from typing import Any, Self
 import trio
 
 from spo import _native
+from spo.call_values import encode
 
 __all__ = ["Judge", "Judgement", "Limits", "Submission", "TestCase", "TestResult", "Verdict"]
 
@@ -288,9 +288,11 @@ def _test_bytes(index: int, test: TestCase, fn_name: str | None) -> tuple[bytes,
         if test.args is None:
             raise ValueError(f"tests[{index}] has no args, which calling {fn_name}() needs")
         try:
-            return json.dumps(list(test.args)).encode(), json.dumps(test.output, allow_nan=False).encode()
+            return encode(list(test.args), allow_nan=True).encode(), encode(test.output).encode()
         except (TypeError, ValueError) as error:
-            raise ValueError(f"tests[{index}]: args and output must be what JSON can hold: {error}") from error
+            raise ValueError(
+                f"tests[{index}]: args and output must be what JSON can hold, or have integers as keys: {error}"
+            ) from error
     if test.args is not None:
         raise ValueError(f"tests[{index}] has args, but there is no fn_name to call with them")
     if not isinstance(test.output, str | bytes):

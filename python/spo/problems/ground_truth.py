@@ -2,18 +2,22 @@
 
 A test of a stdin/stdout problem is text, or the list of its lines, nested maybe. One of a function is the list of the
 arguments, or text with the JSON of one argument a line; its right value may be wrapped in one more list, which the
-judge knows.
+judge knows. Dictionaries that had integers as keys got strings from JSON; they get integers again, as APPS does.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from spo.call_values import encode
 from spo.problems.reading import unix_lines
 from spo.problems.schema import ProblemTest
 
 _MAX_DIGITS = 4300
 """Python's own limit, which the judged programs have too."""
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
 class Unsupported(Exception):  # noqa: N818
@@ -80,10 +84,8 @@ def _call_test(arguments: Any, value: Any, name: str) -> ProblemTest:
         value = _parsed(value)
     if not isinstance(arguments, list):
         raise Unsupported("their function's arguments are neither lists nor JSON lines")
-    if _has_integer_keys(arguments) or _has_integer_keys(value):
-        raise Unsupported("their values have integers as keys, which JSON cannot hold")
     try:
-        return ProblemTest(json.dumps(arguments, allow_nan=False), json.dumps(value, allow_nan=False), name=name)
+        return ProblemTest(encode(_with_integer_keys(arguments)), encode(_with_integer_keys(value)), name=name)
     except ValueError:
         raise Unsupported("their values are infinite or no numbers") from None
 
@@ -95,11 +97,13 @@ def _parsed(value: Any) -> Any:
         return value
 
 
-def _has_integer_keys(value: Any) -> bool:
-    """Whether a dictionary in it must have had integers as keys, before it was written as JSON."""
+def _with_integer_keys(value: Any) -> Any:
+    """The value, where dictionaries all of whose keys read as integers have these: JSON had made strings of them."""
     if isinstance(value, list):
-        return any(map(_has_integer_keys, value))
+        return [_with_integer_keys(item) for item in value]
     if not isinstance(value, dict):
-        return False
-    is_integer = [key.removeprefix("-").isdecimal() for key in value]
-    return bool(value) and (all(is_integer) or any(map(_has_integer_keys, value.values())))
+        return value
+    keys = [int(key) if _INTEGER.fullmatch(key) else key for key in value]
+    are_integers = all(isinstance(key, int) for key in keys)
+    items = map(_with_integer_keys, value.values())
+    return dict(zip(keys if are_integers else value, items, strict=True))

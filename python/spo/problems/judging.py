@@ -1,8 +1,8 @@
 """A problem's side of the judge: which submission a program is, and which of several problems is meant."""
 
-import json
 from collections.abc import Sequence
 
+from spo.call_values import decode
 from spo.errors import ProblemError
 from spo.judge import Limits, Submission, TestCase
 from spo.problems.collection import infos_of
@@ -15,7 +15,7 @@ def cases_of(problem: Problem) -> list[TestCase]:
     """The tests of a problem as the judge takes them."""
     if problem.fn_name is None:
         return [TestCase(input=test.input, output=test.output) for test in problem.tests]
-    return [TestCase(args=json.loads(test.input), output=json.loads(test.output)) for test in problem.tests]
+    return [TestCase(args=decode(test.input), output=decode(test.output)) for test in problem.tests]
 
 
 def submission_for(

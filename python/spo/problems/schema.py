@@ -33,7 +33,7 @@ class ProblemTest(msgspec.Struct, frozen=True):
 
     For a stdin/stdout problem `input` is what the program reads and `output` what it must print. For a
     function-call problem (`Problem.fn_name` set) `input` is the JSON list of arguments and `output` the JSON
-    of the value that the function must return.
+    of the value that the function must return; `spo.call_values` says how integers are written as keys.
 
     Attributes:
         input: Standard input, or the arguments as a JSON list.

@@ -116,7 +116,8 @@ class Program:
         """In call mode, calls the function (of the module or of its class `Solution`) and writes the value as JSON."""
         if not self._function:
             return
-        arguments = _from_json(sys.stdin.read())
+        text = sys.stdin.read()
+        arguments = json.loads(text, object_pairs_hook=_with_integers) if "\\u0000" in text else _from_json(text)
         function = self.namespace.get(self._function)
         if function is None:
             function = getattr(self.namespace["Solution"](), self._function)
@@ -168,11 +169,26 @@ def _checked(value: object) -> object:
     kind = type(value)
     if kind is list or kind is tuple:
         return [_checked(item) for item in value]
-    if kind is dict and all(type(key) is str for key in value):
-        return {key: _checked(item) for key, item in value.items()}
+    if kind is dict:
+        return {_key(key): _checked(item) for key, item in value.items()}
     if value is None or kind in (bool, int, float, str):
         return value
     raise TypeError(f"the function returned a {kind.__name__}, which no expected value is")
+
+
+def _key(key: object) -> str:
+    """A key as the expected values have it: `python/spo/call_values.py` has the rule."""
+    kind = type(key)
+    if kind is str:
+        return "\0" + key if key[:1] == "\0" else key
+    if kind is int:
+        return f"\0{key}"
+    raise TypeError(f"the function returned a dict with a {kind.__name__} as key, which no expected value has")
+
+
+def _with_integers(pairs: list[tuple[str, object]]) -> dict[str | int, object]:
+    """The dictionary that was meant; see `_key`."""
+    return {key if key[:1] != "\0" else key[1:] if key[1:2] == "\0" else int(key[1:]): value for key, value in pairs}
 
 
 def _stream(descriptor: int, name: str, mode: str) -> io.TextIOWrapper:
