@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 pytestmark = pytest.mark.vllm
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "vllm_weights.py"
+EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "vllm_weights.py"
 ENVIRONMENT = {
     **os.environ,
     "VLLM_LOGGING_LEVEL": "ERROR",

@@ -6,7 +6,7 @@ fetches the version over TCP, as changes to the one that it has, verified, and t
 What cannot be fetched or loaded whole leaves the version before in place. The engine stands still for both.
 
 Besides, `worker_extension_cls="spo.vllm_plugin.WorkerExtension"` gives each worker a method `spo_update_weights`, for
-programs that publish with `spo.weights` alone. Written for vLLM 0.32; `examples/vllm_weights.py` uses it.
+programs that publish with `spo.weights` alone. Written for vLLM 0.32; `docs/examples/vllm_weights.py` uses it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A plain torch trainer and vLLM in one program: after each step, vLLM samples with the new weights.
 
-pip install '.[vllm]'; python examples/vllm_weights.py MODEL_FOLDER
+pip install '.[vllm]'; python docs/examples/vllm_weights.py MODEL_FOLDER
 """
 
 import sys
