@@ -145,6 +145,8 @@ async def session(tmp_path: Path, *overrides: str, **worker: object) -> AsyncIte
             for index in range(2):
                 nursery.start_soon(ScriptedWorker(where, name=f"w{index}", **worker).run)  # type: ignore[arg-type]
             async with sampling_session(config, model, load_problems([f"jsonl:{tmp_path / 'six.jsonl'}"]), where) as it:
+                while it.status("", 0, 1).num_workers < 2:  # One alone may do it all before the other has come.
+                    await trio.sleep(0.01)
                 yield it
             nursery.cancel_scope.cancel()
 

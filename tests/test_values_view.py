@@ -116,4 +116,5 @@ def test_the_command_shows_annotated_responses_and_refuses_others(
         assert main(["values", "show", path, str(id)]) == 2
         assert reason in capsys.readouterr().err
     assert main(["values", "show", path, "12345"]) == 1
-    assert main(["values", "show", str(tmp_path)]) == 2
+    (tmp_path / "empty").mkdir()
+    assert main(["values", "show", str(tmp_path / "empty")]) == 2

@@ -87,6 +87,6 @@ def _sampler_loader(config: Config) -> Callable[[Config, str, Sequence[int]], Sa
 
         vllm_loading.check_installed()
         return vllm_loading.load_sampler
-    from spo.rollout import transformers
+    from spo.rollout.transformers import load_sampler
 
-    return transformers.load_sampler
+    return load_sampler
