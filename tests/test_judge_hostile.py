@@ -76,6 +76,16 @@ def settled(count: int) -> bool:
     return True
 
 
+def at_rest() -> int:
+    """How many processes there are below this one, once that has not changed for a while."""
+    count, since = len(processes_below(os.getpid())), time.monotonic()
+    while time.monotonic() - since < 0.1:
+        time.sleep(0.01)
+        if (now := len(processes_below(os.getpid()))) != count:
+            count, since = now, time.monotonic()
+    return count
+
+
 def left_behind() -> list[str]:
     found = [f"{folder}/{name}" for folder in FOLDERS if os.path.isdir(folder) for name in os.listdir(folder)]
     kinds = [Path("/proc/sysvipc", kind) for kind in ("shm", "msg", "sem")]

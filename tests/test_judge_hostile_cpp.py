@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from judge_hostile_cpp import CPP_HONEST, CPP_PROGRAMS, CPP_SLOW_SOURCES, CPP_SOURCES
 from judge_hostile_programs import ACCEPTED, LIMITS, TEST
-from test_judge_hostile import left_behind, num_descriptors, processes_below, settled
+from test_judge_hostile import at_rest, left_behind, num_descriptors, settled
 
 from spo.errors import JudgeError
 from spo.judge import Judge, Limits, Verdict
@@ -40,7 +40,7 @@ def check_what_is_left(judge: Judge, helpers: int, descriptors: int) -> None:
 @pytest.mark.parametrize("name", CPP_PROGRAMS)
 def test_a_hostile_program_gets_its_verdict_and_leaves_nothing(judge: Judge, name: str) -> None:
     source, fitting = CPP_PROGRAMS[name]
-    before = len(processes_below(os.getpid())), num_descriptors(os.getpid())
+    before = at_rest(), num_descriptors(os.getpid())
     limits = MEMORY_LIMITS if Verdict.MEMORY_LIMIT in fitting and Verdict.TIME_LIMIT not in fitting else RUN_LIMITS
     judgement = judge.judge(source, [TEST], language="cpp", limits=limits)
     assert judgement.verdict in fitting, judgement
@@ -60,7 +60,7 @@ def test_a_source_that_is_slow_to_compile_is_given_up(name: str) -> None:
 
 
 def check_source(judge: Judge, source: str) -> None:
-    before = len(processes_below(os.getpid())), num_descriptors(os.getpid())
+    before = at_rest(), num_descriptors(os.getpid())
     judgement = judge.judge(source, [TEST], language="cpp")
     assert judgement.verdict is Verdict.COMPILE_ERROR, judgement
     assert 0 < len(judgement.message) < 20_000
