@@ -102,6 +102,17 @@ def test_training_starts_at_the_reference_and_leaves_it(one_rank: Run) -> None:
     assert all(ratio != 0.0 for ratio in log_ratios[1:])
 
 
+def test_what_a_rank_holds_is_weights_gradients_moments_and_the_reference(one_rank: Run, two_ranks: list[Run]) -> None:
+    shapes = dict(AutoModelForCausalLM.from_pretrained(one_rank.run_dir / "policy").named_parameters())
+    whole = sum(5 * parameter.nbytes for parameter in shapes.values())
+    counters = 4 * len(shapes)  # AdamW counts the steps of each parameter.
+    for metrics in one_rank.told.metrics.values():
+        assert metrics["memory/state_bytes"] == whole + counters
+        assert metrics["memory/peak_bytes"] > 100e6
+    for metrics in two_ranks[0].told.metrics.values():
+        assert 0.5 <= (metrics["memory/state_bytes"] - counters) / whole < 0.7
+
+
 def test_the_learning_rate_warms_up_linearly_and_stays(one_rank: Run) -> None:
     rates = [one_rank.told.metrics[step]["loss/learning_rate"] for step in range(1, 7)]
     assert rates == pytest.approx([1e-3, 2e-3, 3e-3, 3e-3, 3e-3, 3e-3])

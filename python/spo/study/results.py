@@ -64,7 +64,10 @@ class RunResult:
         Raises:
             KeyError: There is none.
         """
-        return next((round for round in self.rounds if round.name == name), None) or _no_round(name)
+        for round in self.rounds:
+            if round.name == name:
+                return round
+        raise KeyError(f"the run has no evaluation round {name!r}")
 
     def area(self, k: int) -> dict[str, float]:
         """Mean of pass@k over the steps, for each problem: the area under the curve, divided by its length."""
@@ -115,7 +118,3 @@ def _round(name: str, items: list[Trajectory], ks: tuple[int, ...], seed: int) -
         pass_at={k: {name: problem_pass_at_k(of_one, k) for name, of_one in by_problem.items()} for k in ks},
         result=evaluate(samples, ks, seed),
     )
-
-
-def _no_round(name: str) -> Round:
-    raise KeyError(f"the run has no evaluation round {name!r}")

@@ -41,11 +41,12 @@ def train(config: Config, run_dir: Path, ranks: Ranks) -> None:
         value_model = load_value_model(path, config.model, config.batch.token_budget, ranks)
     learner = Learner(policy, reference, config, ranks, value_model)
 
+    changing_reference = reference if config.trainer.reference_update_interval else None
     checkpoints = Checkpoints(run_dir / CHECKPOINTS_DIR, config.trainer.keep_checkpoints, ranks)
     first, state = 0, b""
     if saved := checkpoints.steps():
         first = saved[-1]
-        state = checkpoints.load(first, learner.trained, learner.optimizer, _changing_reference(learner, config))
+        state = checkpoints.load(first, learner.trained, learner.optimizer, changing_reference)
 
     with (
         _publisher(config, run_dir, ranks) as publisher,
@@ -73,7 +74,7 @@ def train(config: Config, run_dir: Path, ranks: Ranks) -> None:
                     versions.publish(step, orchestrator.version_published)
             if step % config.trainer.checkpoint_interval == 0 or step == last:
                 with _Timed(timings, "time/checkpoint_s"):
-                    _checkpoint(step, checkpoints, learner, orchestrator, config, ranks)
+                    _checkpoint(step, checkpoints, learner, changing_reference, orchestrator, ranks)
         versions.wait()
         save_policy(policy.model, path, run_dir / POLICY_DIR, ranks)
         orchestrator.training_done(max(first, last))
@@ -89,19 +90,14 @@ def _checkpoint(
     step: int,
     checkpoints: Checkpoints,
     learner: Learner,
+    changing_reference: Policy | None,
     orchestrator: OrchestratorClient,
-    config: Config,
     ranks: Ranks,
 ) -> None:
     state = orchestrator.saved_state(step) if ranks.is_first else b""
-    checkpoints.save(step, learner.trained, learner.optimizer, state, _changing_reference(learner, config))
+    checkpoints.save(step, learner.trained, learner.optimizer, state, changing_reference)
     if ranks.is_first:
         orchestrator.checkpoint_saved(step)
-
-
-def _changing_reference(learner: Learner, config: Config) -> Policy | None:
-    """The reference, where it changes and so belongs into checkpoints."""
-    return learner.reference if config.trainer.reference_update_interval else None
 
 
 class _Timed:
