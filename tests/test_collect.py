@@ -324,8 +324,10 @@ async def test_stores_that_cannot_be_taken_are_refused_by_name(tmp_path: Path) -
     collection = Collection(tmp_path / "c", "bytes")
     with pytest.raises(StoreError, match="is of the tokenizer other"):
         await collect_store(collection, make_store(tmp_path / "a", answer("x"), tokenizer="other"))
-    with pytest.raises(StoreError, match="is the collection's own store"):
-        await collect_store(collection, tmp_path / "c" / "store")
+    (tmp_path / "link").symlink_to(tmp_path / "c")
+    for name in ("c", "link"):
+        with pytest.raises(StoreError, match="is the collection's own store"):
+            await collect_store(collection, tmp_path / name / "store")
     with pytest.raises(ConfigError, match="is in use, its collect runs as process"):
         Collection(tmp_path / "c", "bytes")
     collection.close()

@@ -95,6 +95,15 @@ def test_a_problem_whose_text_has_changed_is_sampled_anew(earlier: Path) -> None
     assert num_sampled(worker) == Counter({"train4": 12})
 
 
+@pytest.mark.parametrize("change", ["sampling.max_new_tokens=40", "workers.dtype=bfloat16", "another template"])
+def test_samples_of_another_sampler_or_template_are_not_taken_over(earlier: Path, change: str) -> None:
+    settings = (problem_file(earlier, "some.jsonl", slice(1, 4)), "problems.evaluation=[]", "trainer.total_steps=2")
+    run_dir = make_run(earlier.parent, *settings, *([change] if "=" in change else []), name="second")
+    worker = ScriptedWorker(run_dir, prompt_template="plain" if "=" in change else "other")
+    orchestrate(run_dir, ScriptedTrainer(run_dir, total_steps=2), worker)
+    assert num_sampled(worker) == Counter({"train1": 12, "train2": 12, "train3": 12})
+
+
 def test_too_few_samples_of_an_earlier_run_are_counted_where_there_is_no_worker(earlier: Path) -> None:
     settings = (problem_file(earlier, "some.jsonl", slice(0, 2)), f'experience.stores=["{earlier}"]', *NO_SAMPLING)
     run_dir = make_run(earlier.parent, *settings, "values.num_samples=20", name="second")
