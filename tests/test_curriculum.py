@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import trio
@@ -13,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_peers import TOKENIZER, ScriptedTrainer, ScriptedWorker, make_run, orchestrate
 
-from spo.config import CurriculumConfig, load_config
+from spo.config import Config, CurriculumConfig, load_config
 from spo.curriculum import HOPELESS, SOLVED, WEIGHT_0, Standing, load_function, shares_of
 from spo.errors import ConfigError, RunFailed
 from spo.jsonl import read_lineage
 from spo.launch import start_orchestrator
 from spo.orchestrator.curriculum import Curriculum
+from spo.orchestrator.online import OnlineSource
 from spo.orchestrator.schedule import ProblemSchedule, apportioned
 from spo.problems import Problem, ProblemTest, infos_of
 from spo.report import to_markdown
@@ -166,6 +168,15 @@ def test_an_epoch_of_a_checkpoint_goes_on_as_it_was_though_shares_have_changed()
     others = ProblemSchedule(ids[:3], 1, lambda epoch: [1.0, 0, 0])
     others.restore(before.state())
     assert others.problem_at(0) == "a"
+
+
+def test_work_of_an_earlier_epoch_that_was_lost_keeps_its_problem() -> None:
+    ids = ["a", "b", "c", "d"]
+    schedule = ProblemSchedule(ids, 1, lambda epoch: [1.0, 0, 0, 0])
+    state = {"next": 9, "open": [(2, "d", [5, 6]), (3, "gone", [7])], "schedule": schedule.state()}
+    online = OnlineSource(Config(), schedule, cast(Any, None), cast(Any, None))
+    online.restore(state, [])
+    assert [(number, problem_id) for number, problem_id, _ in online.state()["open"]] == [(2, "d"), (3, "a")]
 
 
 def begun(tmp_path: Path, config: CurriculumConfig, history: list[tuple[str, float]] = []) -> Curriculum:  # noqa: B006

@@ -20,6 +20,7 @@ from spo.config import Config, read_resolved
 from spo.consumption import ConsumptionLog
 from spo.errors import RunFailed
 from spo.orchestrator.bisection import SearchSettings
+from spo.orchestrator.experience import changed
 from spo.orchestrator.pivotal import Continuations, Searched, search_trajectories
 from spo.orchestrator.session import SamplingSession, run_sampling, sampling_session
 from spo.problems import Problems
@@ -144,13 +145,17 @@ def test_a_search_is_repeatable_and_goes_on_with_what_an_interrupted_one_has_sam
         async with sampling_session(config, model, problems) as session:
             items = await sampled(session, problems)
             rollouts = await search_in(session, "first", items)
-            await search_in(session, "second", [*items, *rollouts[: len(rollouts) // 2]])
+            half = len(rollouts) // 2
+            foreign = [changed(one, seed=one.seed ^ 1) for one in rollouts[half:]]  # Of another reference, say.
+            await search_in(session, "second", [*items, *rollouts[:half]])
+            await search_in(session, "third", [*items, *foreign])
 
     run_sampling(main)
     assert [(one.id, one.result.counts) for one in found[0]] == [(one.id, one.result.counts) for one in found[1]]
     assert all([token.position for token in one.result.pivotal] == [PIVOTAL_BYTE] for one in found[0])
-    (sampled_first, shared), (sampled_second, _) = numbers
+    (sampled_first, shared), (sampled_second, _), (sampled_third, _) = numbers
     assert sampled_second == sampled_first - sampled_first // 2
+    assert sampled_third == sampled_first
     # Trajectories of a problem begin alike: what they share is sampled once.
     assert shared > 0
     total = sum(one.num_samples for each in found[0] for one in each.result.counts.values())
