@@ -120,7 +120,8 @@ def test_what_a_checkpoint_keeps_brings_it_back() -> None:
 
 @pytest.mark.parametrize("interval", [0, 4])
 def test_the_batches_of_a_run_have_the_values_that_its_samples_lead_to(tmp_path: Path, interval: int) -> None:
-    run_dir = make_run(tmp_path, *ONLINE, "values.online_window=16", f"trainer.reference_update_interval={interval}")
+    settings = ("values.online_window=16", f"trainer.reference_update_interval={interval}", "replay.order=uniform")
+    run_dir = make_run(tmp_path, *ONLINE, *settings)
     trainer = ScriptedTrainer(run_dir)
     orchestrate(run_dir, trainer, ScriptedWorker(run_dir))
     (folder,) = (tmp_path / "values").iterdir()

@@ -204,10 +204,11 @@ class Batches:
             raise RunFailed(f"a trainer told log-probabilities of step {message.step} that fit no batch")
         parts = np.split(values, np.cumsum([lacking.lengths[index] for index in message.trajectories])[:-1])
         told = {lacking.ids[index]: part for index, part in zip(message.trajectories, parts, strict=True)}
-        fresh = lacking.fresh & told.keys()
+        # In the order of the message, since the average depends on it: not in that of a set.
+        fresh = {id: logprobs for id, logprobs in told.items() if id in lacking.fresh}
         lacking.fresh.difference_update(fresh)
         if fresh and self._values.learns:
-            self._learn_values(message.step, {id: told[id] for id in fresh})
+            self._learn_values(message.step, fresh)
         new = [id for id in told if id in lacking.still and self._config.replay.keep_reference_logprobs]
         if new:
             self._experience.keep_reference_logprobs(new, [told[id] for id in new])
