@@ -10,8 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-# How long an example takes says more about the machine's other users than about the code.
-hypothesis.settings.register_profile("spo", deadline=None)
+# How long an example takes says more about the machine's other users than about the code. The examples are the same each
+# time, so that a failure belongs to the change that it shows with; `--hypothesis-profile=explore` draws new ones, and more.
+hypothesis.settings.register_profile("spo", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("spo")
 
 # `make test-vllm` names these files, and fails where none of their tests can be collected.

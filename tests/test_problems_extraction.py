@@ -1,7 +1,7 @@
 """Finding the program in a response."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spo.problems import extract_code, fenced
@@ -30,8 +30,10 @@ def test_code_without_a_fence_comes_back_as_it_was(lines: list[str]) -> None:
 
 
 @given(st.text(alphabet="`~ \n\r\tab:py#", max_size=60).filter(str.strip))
+@example("\r\r\n:")
+@example("```\ra")
 def test_a_program_comes_back_from_the_response_that_it_is_written_as(code: str) -> None:
-    assert extract_code(fenced(code)) == code.replace("\r\n", "\n").rstrip() + "\n"
+    assert extract_code(fenced(code)) == code.replace("\r\n", "\n").replace("\r", "\n").rstrip() + "\n"
 
 
 @given(st.text(alphabet="`~ \n\tab:py", max_size=60))
