@@ -10,8 +10,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-# How long an example takes says more about the machine's other users than about the code. The examples are the same each
-# time, so that a failure belongs to the change that it shows with; `--hypothesis-profile=explore` draws new ones, and more.
+# How long an example takes says more about the machine's other users than about the code. Examples are the same each
+# time, so that a failure belongs to the change that it shows with; `--hypothesis-profile=explore` draws new ones, more.
 hypothesis.settings.register_profile("spo", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("spo")

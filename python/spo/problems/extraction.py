@@ -40,7 +40,7 @@ def extract_code(response_text: str, prefer: Literal["last", "first"] = "last") 
 def fenced(code: str) -> str:
     """A response that consists of a program: one fenced block, which `extract_code` takes the program from again.
 
-    Line ends are written as Python reads them: `\\r\\n` and a lone `\\r` are one line end each.
+    Line ends are written as Python reads them: a carriage return is one, alone or before a line feed.
     """
     lines = code.replace("\r\n", "\n").replace("\r", "\n").rstrip()
     longest = max((len(run) for run in re.findall(r"`+", lines)), default=0)
