@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from test_rollout_worker import PROBLEM, RIGHT, parts_maker, program, running, work
+from worker_peer import PROBLEM, RIGHT, parts_maker, program, running, work
 
 from spo.rollout.engine import Response
 from spo.rollout.fake import FakeCodec, FakeSampler

@@ -2,160 +2,33 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import trio
+from worker_peer import PROBLEM, RIGHT, TOKEN, WRONG, QuickJudge, parts_maker, program, running, work
 
-from spo.config import Config, to_toml
+from spo.config import Config
 from spo.errors import ConnectionLost, EngineError, RunFailed
-from spo.judge import Judgement, Verdict
-from spo.launch import module_command
-from spo.problems import Problem, ProblemTest, Solution, extract_code
-from spo.rollout.fake import END_TOKEN, FakeCodec, FakeSampler, share_of_right_answers
-from spo.rollout.grading import Grader
+from spo.judge import Verdict
+from spo.problems import Problem, ProblemTest
+from spo.rollout.fake import END_TOKEN, FakeSampler, share_of_right_answers
 from spo.rollout.spool import ProblemSpool
-from spo.rollout.threaded import ThreadedEngine
-from spo.rollout.worker import Parts, run_worker
-from spo.store import Trajectory, decode_trajectories
+from spo.rollout.worker import Parts
+from spo.store import decode_trajectories
 from spo.types import (
     Heartbeat,
     MeasurePrompts,
     NewVersion,
     ProblemData,
     PromptLengths,
-    Shutdown,
     Stop,
-    ToOrchestrator,
-    ToWorker,
-    Work,
     WorkDone,
-    WorkerHello,
     WorkerReady,
-    WorkerSetup,
     WorkFailed,
 )
 from spo.weights import WeightPublisher, WeightShard
-from spo.wire import AsyncConnection
-
-TOKEN = b"a token of this test, 32 bytes.."
-RIGHT = "print(2 * int(input()))\n"
-WRONG = "print(2 + int(input()))\n"
-PROBLEM = Problem(
-    id="test/double",
-    dataset="test",
-    statement="Double the number.",
-    tests=(ProblemTest("2\n", "4\n"), ProblemTest("5\n", "10\n")),
-    solutions=(Solution("python", RIGHT, True), Solution("python", WRONG, False)),
-)
-CONFIG = Config()
-READY = WorkerReady(tokenizer_fingerprint="bytes", prompt_template="statement", max_batch_size=8, isolation_tier="root")
-
-
-class QuickJudge:
-    """Knows the right program; says nothing of any other than what it is told to."""
-
-    def __init__(self, others: Verdict = Verdict.WRONG_ANSWER) -> None:
-        self.others = others
-
-    async def judge_async(self, source: str, tests: Any, **settings: Any) -> Judgement:
-        await trio.lowlevel.checkpoint()
-        verdict = Verdict.ACCEPTED if source == RIGHT else self.others
-        return Judgement(verdict, 0, "root", "", ())
-
-
-def parts_maker(judge: Any = None, **sampler_settings: Any) -> Callable[[Config], Awaitable[Parts]]:
-    async def make(config: Config) -> Parts:
-        codec = FakeCodec()
-        settings = {"max_batch_size": 8, "step_time_s": 0.0} | sampler_settings
-        sampler_class = settings.pop("sampler_class", FakeSampler)
-        engine = await ThreadedEngine.start(lambda: sampler_class(codec, **settings))
-        return Parts(engine, codec, Grader(judge or QuickJudge(), 1 << 20), "root", engine.close)
-
-    return make
-
-
-class Orchestrator:
-    """The other end of a worker's connection."""
-
-    def __init__(self, connection: AsyncConnection[ToOrchestrator]) -> None:
-        self.connection = connection
-        self.version = 0
-        self.num_beats = 0
-
-    async def send(self, *messages: Any) -> None:
-        for message in messages:
-            await self.connection.send(message)
-
-    async def receive(self) -> Any:
-        """The next message that is no heartbeat."""
-        while True:
-            message = await self.connection.receive()
-            if not isinstance(message, Heartbeat):
-                return message
-            self.num_beats += 1
-            self.version = message.policy_version
-
-    async def results(self, num: int) -> dict[int, Any]:
-        messages = [await self.receive() for _ in range(num)]
-        return {message.work_id: message for message in messages}
-
-
-@asynccontextmanager
-async def running(
-    make_parts: Callable[[Config], Awaitable[Parts]], config: Config = CONFIG, ready: bool = True
-) -> AsyncIterator[Orchestrator]:
-    """A worker and its orchestrator, which ends it with `Shutdown`."""
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
-    accepted: list[AsyncConnection[ToOrchestrator]] = []
-
-    async def accept() -> None:
-        accepted.append(await AsyncConnection.accept(await listener.accept(), TOKEN, ToOrchestrator))
-
-    with trio.fail_after(60):
-        async with listener, trio.open_nursery() as nursery:
-            nursery.start_soon(accept)
-            connection: AsyncConnection[ToWorker] = await AsyncConnection.connect(address, TOKEN, ToWorker)
-            nursery.start_soon(run_worker, connection, "worker-7", TOKEN, make_parts)
-            while not accepted:
-                await trio.sleep(0.001)
-            orchestrator = Orchestrator(accepted[0])
-            try:
-                assert await orchestrator.receive() == WorkerHello(name="worker-7")
-                await orchestrator.send(WorkerSetup(config=to_toml(config), publishers=[]))
-                if ready:
-                    assert await orchestrator.receive() == READY
-                yield orchestrator
-                await orchestrator.send(Shutdown())
-                with pytest.raises(ConnectionLost):
-                    await orchestrator.receive()
-            finally:
-                await orchestrator.connection.aclose()
-
-
-def work(work_id: int, num: int = 4, **fields: Any) -> Work:
-    settings: dict[str, Any] = {
-        "work_id": work_id,
-        "problem_id": PROBLEM.id,
-        "policy": "latest",
-        "source": "online",
-        "temperatures": [0.5 + 0.1 * index for index in range(num)],
-        "top_p": 0.95,
-        "seeds": [1000 * work_id + index for index in range(num)],
-        "max_new_tokens": 200,
-    }
-    return Work(**(settings | fields))
-
-
-def program(trajectory: Trajectory) -> str | None:
-    return extract_code(FakeCodec().decode_response(trajectory.response_tokens.tolist()))
 
 
 async def test_work_comes_back_as_judged_trajectories_with_their_settings() -> None:
@@ -317,92 +190,3 @@ async def test_a_failed_engine_ends_the_worker_with_its_reason() -> None:
         async with running(parts_maker(sampler_class=Failing)) as orchestrator:
             await orchestrator.send(ProblemData(problem=PROBLEM), work(1))
             await trio.sleep(30)
-
-
-class Process:
-    """`python -m spo.rollout` with a connection to it."""
-
-    def __init__(self, tmp_path: Path, *, num_connections: int = 1) -> None:
-        self._token_file = tmp_path / "token"
-        self._token_file.write_bytes(TOKEN)
-        self.log = tmp_path / "worker.log"
-        self.process: trio.Process
-
-    async def start(self) -> Orchestrator:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
-        command = module_command(
-            "spo.rollout", "--connect", address, "--token-file", str(self._token_file), "--name", "worker-0"
-        )
-        with self.log.open("wb") as log:
-            self.process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stderr=log)
-        async with listener:
-            stream = await listener.accept()
-        orchestrator = Orchestrator(await AsyncConnection.accept(stream, TOKEN, ToOrchestrator))
-        assert await orchestrator.receive() == WorkerHello(name="worker-0")
-        return orchestrator
-
-
-def fake_settings(**sections: Any) -> str:
-    import msgspec
-
-    settings: dict[str, Any] = {"workers": {"engine": "fake", "max_batch_size": 8}}
-    return to_toml(msgspec.convert(settings | sections, Config))
-
-
-async def test_the_process_samples_judges_and_ends_when_told_to(tmp_path: Path) -> None:
-    worker = Process(tmp_path)
-    with trio.fail_after(60):
-        orchestrator = await worker.start()
-        await orchestrator.send(WorkerSetup(config=fake_settings(), publishers=[]))
-        assert isinstance(await orchestrator.receive(), WorkerReady)
-        await orchestrator.send(ProblemData(problem=PROBLEM), work(1, num=20))
-        result = await orchestrator.receive()
-        await orchestrator.send(Shutdown())
-        assert await worker.process.wait() == 0
-        await orchestrator.connection.aclose()
-    trajectories = decode_trajectories(result.trajectories)
-    assert len(trajectories) == 20
-    assert all(t.verdict == ("accepted" if program(t) == RIGHT else "wrong_answer") for t in trajectories)
-    assert {trajectory.reward for trajectory in trajectories} == {0.0, -1.0}
-
-
-@pytest.mark.parametrize("ending", ["stdin", "connection"])
-async def test_the_process_ends_soon_when_its_parent_or_the_orchestrator_is_gone(tmp_path: Path, ending: str) -> None:
-    worker = Process(tmp_path)
-    with trio.fail_after(60):
-        orchestrator = await worker.start()
-        await orchestrator.send(WorkerSetup(config=fake_settings(), publishers=[]))
-        assert isinstance(await orchestrator.receive(), WorkerReady)
-        await orchestrator.send(ProblemData(problem=PROBLEM), work(1, num=500))
-        if ending == "stdin":
-            assert worker.process.stdin is not None
-            await worker.process.stdin.aclose()
-        else:
-            await orchestrator.connection.aclose()
-        with trio.fail_after(10):
-            status = await worker.process.wait()
-        await orchestrator.connection.aclose()
-    assert status == (0 if ending == "stdin" else 1)
-    if ending == "connection":
-        assert worker.log.read_text().splitlines()[-1].startswith("spo: error: ")
-
-
-async def test_a_model_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
-    worker = Process(tmp_path)
-    settings = to_toml(Config()).replace('path = ""', f'path = "{tmp_path}/nothing"')
-    with trio.fail_after(60):
-        orchestrator = await worker.start()
-        await orchestrator.send(WorkerSetup(config=settings, publishers=[]))
-        assert await worker.process.wait() == 2
-        await orchestrator.connection.aclose()
-    last = worker.log.read_text().splitlines()[-1]
-    assert last.startswith("spo: error: model.path: ")
-
-
-def test_the_command_line_refuses_a_wrong_address(tmp_path: Path) -> None:
-    (tmp_path / "token").write_bytes(TOKEN)
-    arguments = ["--connect", "nowhere", "--token-file", str(tmp_path / "token")]
-    done = subprocess.run([sys.executable, "-m", "spo.rollout", *arguments], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr == "spo: error: address 'nowhere': write HOST:PORT, such as 127.0.0.1:29600\n"
