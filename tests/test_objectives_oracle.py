@@ -142,6 +142,23 @@ def test_mc_q_without_estimates_is_terminal_q() -> None:
     assert mc_q(*data, beta=BETA, mc_successes_BT=nothing, mc_rollouts_BT=nothing)[0].item() == expected
 
 
+def test_mc_q_says_how_many_targets_it_used_and_their_loss() -> None:
+    case = oracle.random_case(9)
+    case["mc_rollouts"][0] = 0
+    data = [torch.from_numpy(case[key]) for key in ("policy", "reference", "mask", "reward", "value")]
+    counts = {f"{key}_BT": torch.from_numpy(case[key]) for key in ("mc_successes", "mc_rollouts")}
+    mean, metrics = mc_q(*data, beta=BETA, mc_weight=3.0, **counts)
+    used_BT = case["mask"] & (case["mc_rollouts"] > 0)
+    assert metrics["loss/mc_targets"].tolist() == [used_BT.sum(), 5]
+    assert metrics["loss/mc_annotated_fraction"].tolist() == [used_BT.any(axis=1).sum(), 5]
+    extra = 5 * (mean - terminal_q(*data, beta=BETA)[0]).item() / 3.0
+    assert metrics["loss/mc_objective"].tolist() == [pytest.approx(extra, rel=1e-9), used_BT.sum()]
+    _, without = mc_q(*data, beta=BETA)
+    assert without["loss/mc_targets"].tolist() == [0.0, 5.0]
+    assert without["loss/mc_objective"].tolist() == [0.0, 0.0]
+    assert list(without) == list(metrics)
+
+
 def test_mc_targets_are_the_soft_values_of_the_success_rates() -> None:
     successes, rollouts = torch.tensor([[0, 3, 10, 0]]), torch.tensor([[10, 10, 10, 0]])
     target = mc_targets(successes, rollouts, beta=BETA, dtype=torch.float64)[0].tolist()

@@ -228,6 +228,7 @@ def test_every_objective_trains(name: str, tmp_path: Path, model: Path, ranks: R
     assert run.told.metrics[1]["loss/log_ratio"] == 0.0
     assert run.told.metrics[2]["loss/log_ratio"] != 0.0
     assert all(np.isfinite(value) for value in run.told.metrics[2].values())
+    assert ("loss/mc_targets" in run.told.metrics[2]) == (name == "mc_q")
 
 
 PPO = (

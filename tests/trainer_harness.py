@@ -94,6 +94,9 @@ def make_batch(step: int, rank: int, world_size: int) -> Batch:
         position_ids[row, start : start + length] = np.arange(length)
         segment_ids[row, start : start + length] = trajectory
         response_mask[row, start + prompt : start + length] = 1
+    # Counts in the first row alone: a rank may have none.
+    rollouts = np.zeros(tokens.shape, np.uint16)
+    rollouts[0, ::3] = 4
     rows = slice(rank, None, world_size)
     return Batch(
         step=step,
@@ -109,6 +112,8 @@ def make_batch(step: int, rank: int, world_size: int) -> Batch:
         sources=["online"] * NUM_TRAJECTORIES,
         behavior_logprobs=np.full(tokens[rows].shape, -4.0, np.float32).tobytes(),
         group_success_rates=np.full(NUM_TRAJECTORIES, 0.5, np.float32).tobytes(),
+        mc_successes=(rollouts[rows] // 2).tobytes(),
+        mc_rollouts=rollouts[rows].tobytes(),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spo.objective_rules import resolve_warp
-from spo.trainer.objectives.common import Metrics, advantages, mean_and_metrics, q_values
+from spo.trainer.objectives.common import Metrics, advantages, mean_and_metrics, mean_where, q_values
 from spo.trainer.objectives.losses import CLIP_EPSILON, compare
 
 
@@ -136,11 +136,24 @@ def mc_q(
     q_BT = q_values(policy_logprobs_BT, reference_logprobs_BT, mask_BT, initial_value_B, beta=beta)
     q_terminal_B = _q_terminal(policy_logprobs_BT, reference_logprobs_BT, mask_BT, initial_value_B, beta)
     loss_B = compare(q_terminal_B, reward_B, beta=beta, loss=loss, warp=warp, clip_epsilon=clip_epsilon)
+    loss_BT, is_target_BT = torch.zeros_like(q_BT), torch.zeros_like(mask_BT)
     if mc_successes_BT is not None and mc_rollouts_BT is not None:
         target_BT = mc_targets(mc_successes_BT, mc_rollouts_BT, beta=beta, dtype=q_BT.dtype)
         loss_BT = compare(q_BT, target_BT, beta=beta, loss=loss, warp=warp, clip_epsilon=clip_epsilon)
-        loss_B = loss_B + mc_weight * torch.where(mask_BT & (mc_rollouts_BT > 0), loss_BT, 0.0).sum(dim=1)
-    return mean_and_metrics(loss_B, q_terminal_B, reward_B, initial_value_B, beta=beta, clip_epsilon=clip_epsilon)
+        is_target_BT = mask_BT & (mc_rollouts_BT > 0)
+    loss_B = loss_B + mc_weight * torch.where(is_target_BT, loss_BT, 0.0).sum(dim=1)
+    mean, metrics = mean_and_metrics(
+        loss_B, q_terminal_B, reward_B, initial_value_B, beta=beta, clip_epsilon=clip_epsilon
+    )
+    with torch.no_grad():
+        num_targets_B = is_target_BT.sum(dim=1).to(q_BT.dtype)
+        every_B = torch.ones_like(reward_B, dtype=torch.bool)
+        own = {
+            "loss/mc_targets": mean_where(num_targets_B, every_B),
+            "loss/mc_annotated_fraction": mean_where((num_targets_B > 0).to(q_BT.dtype), every_B),
+            "loss/mc_objective": mean_where(loss_BT, is_target_BT),
+        }
+    return mean, metrics | own
 
 
 def mc_targets(successes_BT: Tensor, rollouts_BT: Tensor, *, beta: float, dtype: torch.dtype) -> Tensor:
