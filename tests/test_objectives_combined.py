@@ -79,6 +79,17 @@ def test_a_batch_without_trajectories_still_leads_back_to_the_policy_with_gradie
     assert mean.item() == 0.0
 
 
+def test_where_no_term_concerns_any_trajectory_the_value_model_gets_a_gradient_of_zero_too() -> None:
+    data, _ = tensors(0)
+    value = torch.full_like(data[0], math.nan).masked_fill(data[2], -0.5).requires_grad_()
+    extras = {"behavior_logprobs_BT": data[0].detach(), "value_BT": value}
+    mean, _ = make_objective(ObjectiveConfig(name="ppo", sources=("elsewhere",)))(*data, sources=SOURCES, **extras)
+    mean.backward()
+    for leaf in (data[0], value):
+        assert leaf.grad is not None
+        assert (leaf.grad == 0).all()
+
+
 def test_trajectories_that_no_term_concerns_count_as_zero() -> None:
     data, _ = tensors(2)
     mean, metrics = make_objective(ObjectiveConfig(sources=("elsewhere",)))(*data, sources=SOURCES)

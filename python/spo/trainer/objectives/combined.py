@@ -109,8 +109,11 @@ class Objective:
             TypeError: An extra that a term cannot do without is missing.
         """
         shared = (policy_logprobs_BT, reference_logprobs_BT, mask_BT, reward_B, initial_value_B)
-        # Also where no term concerns any trajectory, the loss leads back to the policy: ranks go backward together.
-        loss = torch.where(mask_BT, policy_logprobs_BT, 0.0).sum() * 0.0
+        # Also where no term concerns any trajectory, the loss leads back to all that is trained: ranks go backward
+        # through the same models, or they wait for each other forever.
+        learnt = (value for value in extras.values() if value is not None and value.requires_grad)
+        sums = [torch.where(mask_BT, value_BT, 0.0).sum() for value_BT in (policy_logprobs_BT, *learnt)]
+        loss = torch.stack(sums).sum() * 0.0
         metrics: Metrics = {}
         for term in self._terms:
             rows = _rows_of(term.sources, sources, reward_B)
