@@ -26,7 +26,8 @@ from spo.collect.stores import Regrader, collect_store
 from spo.config import load_config
 from spo.errors import ConfigError, StoreError
 from spo.judge import Judge
-from spo.orchestrator.session import SamplingSession, sampling_session
+from spo.orchestrator.sampling import sampling_session
+from spo.orchestrator.session import SamplingSession
 from spo.problems import Problem, Problems, ProblemTest, Solution, extract_code, load_problems
 from spo.rollout.fake import END_TOKEN, FakeCodec
 from spo.rollout.grading import Grader
@@ -206,7 +207,7 @@ from pathlib import Path
 from spo.collect.collection import Collection
 from spo.collect.samples import collect_samples
 from spo.config import load_config
-from spo.orchestrator.session import run_sampling, sampling_session
+from spo.orchestrator.sampling import run_sampling, sampling_session
 from spo.problems import load_problems
 from spo.rundir import ModelInfo
 

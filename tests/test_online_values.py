@@ -118,16 +118,19 @@ def test_what_a_checkpoint_keeps_brings_it_back() -> None:
     assert other.at_step(10) == online.at_step(10)
 
 
-@pytest.mark.parametrize("interval", [0, 4])
-def test_the_batches_of_a_run_have_the_values_that_its_samples_lead_to(tmp_path: Path, interval: int) -> None:
+@pytest.mark.parametrize(("interval", "is_slow"), [(0, False), (4, False), (4, True)])
+def test_the_batches_of_a_run_have_the_values_that_its_samples_lead_to(
+    tmp_path: Path, interval: int, is_slow: bool
+) -> None:
+    """A slow worker's samples are trained on more than once, and told of each time, but count once."""
     settings = ("values.online_window=16", f"trainer.reference_update_interval={interval}", "replay.order=uniform")
     run_dir = make_run(tmp_path, *ONLINE, *settings)
     trainer = ScriptedTrainer(run_dir)
-    orchestrate(run_dir, trainer, ScriptedWorker(run_dir))
+    orchestrate(run_dir, trainer, ScriptedWorker(run_dir, delay_s=0.1 if is_slow else 0.0))
     (folder,) = (tmp_path / "values").iterdir()
     counts = ValueCounts.load(folder / "counts.json")
     expected = OnlineValues(counts, read_resolved(run_dir).objective.beta, 16, interval)
-    log, seen = ConsumptionLog(run_dir), set[float]()
+    log, seen, num_again = ConsumptionLog(run_dir), set[float](), 0
     with TrajectoryStore.open(run_dir / "store", "r", TOKENIZER) as store:
         for step in range(1, 13):
             drawn, values = log[step], expected.at_step(step)
@@ -141,8 +144,10 @@ def test_the_batches_of_a_run_have_the_values_that_its_samples_lead_to(tmp_path:
                     # What the scripted trainer says of the reference is the same for every token.
                     log_ratio = len(item.response_tokens) * (-1.0 - step / 1024) - item.behavior_logprobs.sum()
                     expected.count(step, item.problem_id, float(log_ratio), item.reward)
+                num_again += item.source == "online" and uses > 1
         kept = len(store.scan(has=["reference_logprobs"]))
     assert len(seen) > 12, "they move"
+    assert num_again > 0 or not is_slow
     assert (kept > 0) == (interval == 0), "what is of a reference that changes is not kept"
 
 

@@ -20,9 +20,10 @@ from spo.config import Config, read_resolved
 from spo.consumption import ConsumptionLog
 from spo.errors import RunFailed
 from spo.orchestrator.bisection import SearchSettings
-from spo.orchestrator.experience import changed
 from spo.orchestrator.pivotal import Continuations, Searched, search_trajectories
-from spo.orchestrator.session import SamplingSession, run_sampling, sampling_session
+from spo.orchestrator.records import changed
+from spo.orchestrator.sampling import run_sampling, sampling_session
+from spo.orchestrator.session import SamplingSession
 from spo.problems import Problems
 from spo.rundir import read_model
 from spo.sampling_setup import training_problems

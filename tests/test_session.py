@@ -17,7 +17,8 @@ from run_peers import TOKENIZER, ScriptedWorker, write_problems
 
 from spo.config import Config, load_config
 from spo.errors import RunFailed
-from spo.orchestrator.session import SamplingSession, run_sampling, sampling_session
+from spo.orchestrator.sampling import run_sampling, sampling_session
+from spo.orchestrator.session import SamplingSession
 from spo.problems import Problems, load_problems
 from spo.rundir import ModelInfo
 from spo.types import PREFIX_KEY, Work
@@ -148,7 +149,7 @@ INTERRUPTED = """
 import sys, trio
 from pathlib import Path
 from test_session import FAKE, settings
-from spo.orchestrator.session import run_sampling, sampling_session
+from spo.orchestrator.sampling import run_sampling, sampling_session
 
 async def main():
     folder = Path(sys.argv[1])

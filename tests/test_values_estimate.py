@@ -14,7 +14,7 @@ from spo.cli import main
 from spo.config import Config, read_resolved
 from spo.errors import ConfigError, RunFailed
 from spo.orchestrator.estimate import Estimate, estimate_values
-from spo.orchestrator.session import run_sampling
+from spo.orchestrator.sampling import run_sampling
 from spo.problems import Problems
 from spo.progress import Status
 from spo.rundir import ModelInfo, read_model

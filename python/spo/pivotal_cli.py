@@ -23,7 +23,7 @@ from spo.errors import ConfigError
 from spo.orchestrator.bisection import SearchSettings
 from spo.orchestrator.mix import PIVOTAL
 from spo.orchestrator.pivotal import Continuations, Searched, search_trajectories
-from spo.orchestrator.session import run_sampling, sampling_session
+from spo.orchestrator.sampling import run_sampling, sampling_session
 from spo.problems import Problems
 from spo.problems.tables import print_table
 from spo.progress import Display, Status, keep_showing, make_display

@@ -22,7 +22,7 @@ from spo import pivotal_cli, values_show_cli
 from spo.config import Config
 from spo.errors import ConfigError
 from spo.orchestrator.estimate import Estimate, estimate_values
-from spo.orchestrator.session import run_sampling
+from spo.orchestrator.sampling import run_sampling
 from spo.problems.tables import print_table
 from spo.progress import make_display
 from spo.sampling_setup import find_model, read_settings, training_problems

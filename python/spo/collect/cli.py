@@ -28,7 +28,7 @@ from spo.earlier import find_store
 from spo.errors import ConfigError
 from spo.judge import Judge
 from spo.models import model_info
-from spo.orchestrator.session import run_sampling, sampling_session
+from spo.orchestrator.sampling import run_sampling, sampling_session
 from spo.policies import find_policy, settings_of
 from spo.problems import Problems
 from spo.problems.manifest import load_training_problems

@@ -15,7 +15,7 @@ import trio
 
 from spo.collect.at_once import for_each
 from spo.collect.collection import Collection
-from spo.orchestrator.experience import relabelled
+from spo.orchestrator.records import relabelled
 from spo.orchestrator.schedule import derive_seed, draw_temperature
 from spo.orchestrator.session import SamplingSession
 from spo.problems import Problems

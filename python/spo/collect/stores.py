@@ -15,7 +15,7 @@ import trio
 from spo.collect.collection import STORE_DIR, Collection
 from spo.errors import StoreError
 from spo.orchestrator.evaluation import EVALUATION
-from spo.orchestrator.experience import changed, relabelled
+from spo.orchestrator.records import changed, relabelled
 from spo.problems import ById, Problems
 from spo.problems.info import digest
 from spo.store import Trajectory, TrajectoryStore

@@ -9,26 +9,24 @@ Who asks and how is not known here (`trainers.py`).
 from __future__ import annotations
 
 import itertools
-import logging
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import trio
-from numpy.typing import NDArray
 
 from spo.config import Config
 from spo.consumption import Consumed, ConsumptionLog
-from spo.errors import ConfigError, RunFailed
+from spo.errors import RunFailed
 from spo.jsonl import Journal
 from spo.orchestrator.admission import must_wait
 from spo.orchestrator.dispatch import Dispatcher
 from spo.orchestrator.experience import Experience
 from spo.orchestrator.extras import Extras, extras_of
-from spo.orchestrator.mix import ANNOTATED, OFFLINE, ONLINE, most_per_step, per_step
+from spo.orchestrator.mix import ANNOTATED, OFFLINE, ONLINE, check_pools, most_per_step, per_step
 from spo.orchestrator.online import OnlineSource
 from spo.orchestrator.online_values import FixedValues, ProblemValues
 from spo.orchestrator.rank_rows import max_staleness, rank_message
+from spo.orchestrator.reference_told import ReferenceTold
+from spo.orchestrator.repeats import Repeats
 from spo.orchestrator.replayed import ReplayedRun
 from spo.orchestrator.state import SavedProgress, encode_state
 from spo.replay import Batch, NotEnough
@@ -38,8 +36,6 @@ from spo.types import ReferenceLogprobs
 _POLL_S = 1.0
 """A waiting batch looks again after this long, whether it was notified or not."""
 
-log = logging.getLogger(__name__)
-
 
 class _Drawn(NamedTuple):
     """A batch, what the log says about it, and whether the log has yet to say it."""
@@ -47,24 +43,6 @@ class _Drawn(NamedTuple):
     batch: Batch
     consumed: Consumed
     is_new: bool = True
-
-
-class _Lacking(NamedTuple):
-    """Of which trajectories of a batch the reference's log-probabilities are not stored."""
-
-    ids: list[int]
-    """Of the whole batch."""
-    lengths: list[int]
-    """Response tokens of each."""
-    still: set[int]
-    """Ids of those that lack them."""
-    fresh: set[int]
-    """Ids of the online ones that are trained on for the first time, as far as their values were not counted yet."""
-
-    def fit(self, trajectories: Sequence[int], num_values: int) -> bool:
-        """Whether there are so many values of these trajectories."""
-        known = len(trajectories) > 0 and all(0 <= index < len(self.ids) for index in trajectories)
-        return known and sum(self.lengths[index] for index in trajectories) == num_values
 
 
 class Batches:
@@ -94,14 +72,12 @@ class Batches:
         self._dispatcher = dispatcher
         self._consumption = consumption
         self._replayed = replayed
-        self._earlier: ConsumptionLog | None = None
-        """What an earlier session has drawn, while there are steps of it to be repeated."""
+        self._repeats = Repeats(experience, consumption)
+        self._reference = ReferenceTold(experience, config.replay.keep_reference_logprobs)
         self._values: ProblemValues = FixedValues({})
         self._step = 0
         self._batch: Batch | None = None
         self._extras = Extras()
-        self._lacking: dict[int, _Lacking] = {}
-        """By step: of the last two, since ranks need not tell in step."""
         self._consumed: Consumed | None = None
         """What is in the log about it."""
         self._taken: set[int] = set()
@@ -125,34 +101,13 @@ class Batches:
             RunFailed: Batches as asked for cannot be made.
         """
         if self._replayed is None:
-            self._check_offline(step)
-        if earlier is not None and earlier.last_step > step:
-            log.info("steps %d to %d are repeated as they were", step + 1, earlier.last_step)
-            self._earlier = earlier
-        else:
-            self._experience.release_all()
+            check_pools(self._config, self._experience.available(step))
+        self._repeats.begin(step, earlier)
         self._values = values
         self._step = self._online.steps_done = step
         self._state_before = self._encoded_state()
         self.waiting_for = "the first batch is being sampled"
         self._begun.set()
-
-    def _check_offline(self, step: int) -> None:
-        wanted, there = per_step(self._config, OFFLINE), self._experience.available(step).get(OFFLINE, 0)
-        if there < wanted:
-            raise RunFailed(
-                f"batch.online_fraction={self._config.batch.online_fraction} asks for {wanted} offline trajectories a "
-                f"step, but experience.stores and the reference's {self._config.values.num_samples} samples a problem "
-                f"gave {there} different ones; set batch.online_fraction=1, raise values.num_samples, name further "
-                "experience.stores, or train on easier problems"
-            )
-        wanted, there = per_step(self._config, ANNOTATED), self._experience.available(step).get(ANNOTATED, 0)
-        if there < wanted:
-            raise RunFailed(
-                f"batch.annotated_fraction={self._config.batch.annotated_fraction} asks for {wanted} annotated "
-                f"trajectories a step, but experience.stores gave {there} different ones; search more by "
-                "`spo values pivotal`, or lower batch.annotated_fraction"
-            )
 
     def notify(self) -> None:
         """Something has changed that a waiting batch may have been waiting for."""
@@ -191,40 +146,8 @@ class Batches:
         ), self._batch
 
     def keep_reference_logprobs(self, message: ReferenceLogprobs) -> None:
-        """Takes what a rank computed: for Q̂_0, and to be stored.
-
-        It is stored of those trajectories that it was not known of: what is kept never changes.
-
-        Raises:
-            RunFailed: It does not fit the batch.
-        """
-        lacking = self._lacking.get(message.step)
-        values = np.frombuffer(message.logprobs, dtype="<f4")
-        if lacking is None or not lacking.fit(message.trajectories, len(values)):
-            raise RunFailed(f"a trainer told log-probabilities of step {message.step} that fit no batch")
-        parts = np.split(values, np.cumsum([lacking.lengths[index] for index in message.trajectories])[:-1])
-        told = {lacking.ids[index]: part for index, part in zip(message.trajectories, parts, strict=True)}
-        # In the order of the message, since the average depends on it: not in that of a set.
-        fresh = {id: logprobs for id, logprobs in told.items() if id in lacking.fresh}
-        lacking.fresh.difference_update(fresh)
-        if fresh and self._values.learns:
-            self._learn_values(message.step, fresh)
-        new = [id for id in told if id in lacking.still and self._config.replay.keep_reference_logprobs]
-        if new:
-            self._experience.keep_reference_logprobs(new, [told[id] for id in new])
-        for batch in self._lacking.values():
-            batch.still.difference_update(new)
-
-    def _learn_values(self, step: int, reference_logprobs: dict[int, NDArray[np.float32]]) -> None:
-        ids = list(reference_logprobs)
-        columns = self._experience.columns(ids, ["problem_id", "reward", "behavior_logprobs"])
-        for id, problem_id, reward, behavior in zip(ids, *columns.values(), strict=True):
-            if behavior is None:
-                raise RunFailed(
-                    f"trajectory {id} has no log-probabilities of its sampler; values.online needs them: switch it off"
-                )
-            log_ratio = float((reference_logprobs[id].astype(np.float64) - behavior).sum())
-            self._values.count(step, problem_id, log_ratio, reward)
+        """Takes what a rank computed; see `ReferenceTold.take`."""
+        self._reference.take(message, self._values)
 
     def state_after(self, step: int) -> bytes:
         """The state to be saved with the checkpoint of `step`.
@@ -257,7 +180,7 @@ class Batches:
             drawn: _Drawn | None = _Drawn(*self._replayed.batch(step, world_size))
             state_before = self._encoded_state()
         else:
-            logged = self._logged(step)
+            logged = self._repeats.logged(step)
             if logged is None and not self._is_time(step):
                 return None
             state_before = self._encoded_state()
@@ -268,40 +191,18 @@ class Batches:
         read = self._experience.columns if self._replayed is None else self._replayed.columns
         self._extras = extras_of(drawn.batch, self._config.objective, read)
         self._batch, self._consumed = drawn.batch, drawn.consumed
-        self._note_lacking(step, drawn.batch)
+        self._reference.note(step, drawn.batch)
         self._taken = set()
         self.waiting_for = ""
         self._step = self._online.steps_done = step
         return drawn
-
-    def _note_lacking(self, step: int, batch: Batch) -> None:
-        ids, lengths = batch.ids.tolist(), batch.response_lengths.tolist()
-        still = {id for id, has in zip(ids, batch.has_reference_logprobs.tolist(), strict=True) if not has}
-        self._lacking = {earlier: one for earlier, one in self._lacking.items() if earlier >= step - 1}
-        firsts = zip(ids, batch.uses.tolist(), batch.sources, strict=True)
-        fresh = {id for id, uses, source in firsts if uses == 1 and source == ONLINE}
-        self._lacking[step] = _Lacking(ids, lengths, still, fresh)
-
-    def _logged(self, step: int) -> Consumed | None:
-        """What the batch of `step` was before the resume, with the buffer as it was then; None for a new batch."""
-        if self._earlier is None:
-            return None
-        try:
-            logged = self._earlier[step]
-        except ConfigError as error:
-            self._end_repeats(step, str(error))
-            return None
-        if not self._experience.release_until(logged.newest):
-            self._end_repeats(step, f"trajectory {logged.newest} is not in its place in the store")
-            return None
-        return logged
 
     def _sample(self, step: int, world_size: int, logged: Consumed | None) -> _Drawn | None:
         try:
             batch = self._experience.sample(step - 1, world_size)
         except NotEnough as error:
             if logged is not None:
-                self._end_repeats(step, str(error))
+                self._repeats.end(step, str(error))
             self.waiting_for = str(error)
             return None
         values = self._values.at_step(step)
@@ -320,28 +221,12 @@ class Batches:
             newest=self._experience.newest_online,
             max_staleness=max_staleness(batch, step),
         )
-        if logged is not None and logged != consumed:
-            self._end_repeats(step, "settings, ranks or problems are others")
-        elif self._earlier is not None and step == self._earlier.last_step:
-            self._earlier = None
-            self._experience.release_all()
-        return _Drawn(batch, consumed, is_new=logged != consumed)
+        return _Drawn(batch, consumed, is_new=self._repeats.drawn(consumed, logged))
 
     def _reference_stored(self, batch: Batch, logged: Consumed | None) -> bool:
         """Whether the reference need not be asked; where it was, it is asked again, since rows decide the last bits."""
         stored = batch.reference_logprobs is not None and self._config.replay.keep_reference_logprobs
         return stored and (logged is None or logged.reference_stored)
-
-    def _end_repeats(self, step: int, reason: str) -> None:
-        """From `step` on, the log of earlier sessions no longer counts."""
-        log.warning(
-            "from step %d on, the run goes another way than before the resume: %s",
-            step,
-            reason,
-        )
-        self._consumption.mark_resumed(step - 1)
-        self._earlier = None
-        self._experience.release_all()
 
     def _is_time(self, step: int) -> bool:
         """Whether the batch of `step` may be drawn now; says in `waiting_for` why not."""

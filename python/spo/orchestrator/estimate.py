@@ -14,7 +14,7 @@ import trio
 
 from spo.config import Config
 from spo.orchestrator.prompts import long_prompts
-from spo.orchestrator.session import sampling_session
+from spo.orchestrator.sampling import sampling_session
 from spo.orchestrator.values import ValueEstimation, values_key
 from spo.problems import Problems
 from spo.progress import Display, keep_showing

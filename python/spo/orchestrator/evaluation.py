@@ -17,7 +17,8 @@ import trio
 from spo.config import Config
 from spo.evaluate import evaluate, sample_of
 from spo.orchestrator.dispatch import split
-from spo.orchestrator.experience import Experience, relabelled
+from spo.orchestrator.experience import Experience
+from spo.orchestrator.records import relabelled
 from spo.orchestrator.schedule import derive_seed
 from spo.problems import Problem, infos_of
 from spo.store import Trajectory

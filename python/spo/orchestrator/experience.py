@@ -7,7 +7,7 @@ durable in a thread, since it waits for the disk. What is sampled and why is not
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,11 @@ from numpy.typing import NDArray
 from spo.config import Config
 from spo.errors import RunFailed
 from spo.orchestrator.mix import ANNOTATED, OFFLINE, ONLINE, mix_of
+from spo.orchestrator.records import READ_AT_ONCE, read_all
+from spo.orchestrator.unused import UnusedOnline
 from spo.replay import Batch, ReplayBuffer
 from spo.reward import TRUNCATED
 from spo.store import Trajectory, TrajectoryStore
-
-_READ_AT_ONCE = 1024
-"""Trajectories decoded in one call when the store is gone through."""
-
-_FIELDS = (
-    "problem_id", "prompt_tokens", "response_tokens", "reward", "verdict", "source", "behavior_logprobs",
-    "reference_logprobs", "min_policy_version", "max_policy_version", "temperature", "top_p", "seed", "metadata",
-    "mc_successes",
-)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +63,11 @@ class Experience:
         self._held: deque[tuple[int, Trajectory]] = deque()
         """Stored online trajectories that are not in the buffer yet; see `restore`."""
         self._is_holding = False
-        self._unused: dict[int, int] = {}
-        """Online trajectories that no batch has had: least policy version by id."""
-        self._problem_of: dict[int, str] = {}
-        """Their problems, where groups are drawn."""
-        self._max_staleness = config.replay.max_staleness
+        self._unused = UnusedOnline(
+            config.replay.max_staleness,
+            config.batch.group_size,
+            problems_of=lambda ids: self.columns(ids, ["problem_id"])["problem_id"],
+        )
 
     def append(self, trajectories: Sequence[Trajectory]) -> list[int]:
         """Stores trajectories that are not trained on; returns their ids.
@@ -150,7 +143,7 @@ class Experience:
             if trajectory.num_tokens > self._token_budget or not self._trains_on(trajectory):
                 continue
             pool, content = pool_of(trajectory), trajectory.content_hash
-            if pool is not None and (content not in chosen or (chosen[content][0] != pool == ANNOTATED)):
+            if pool is not None and (content not in chosen or chosen[content][0] != pool == ANNOTATED):
                 chosen[content] = pool, id
         for pool in (OFFLINE, ANNOTATED):
             self._buffer.add_stored([id for name, id in chosen.values() if name == pool], pool)
@@ -163,23 +156,12 @@ class Experience:
 
     def unused_versions(self, steps_done: int) -> list[int]:
         """Least policy versions of the online trajectories that no batch has had and that one can still have."""
-        self._unused = {id: v for id, v in self._unused.items() if v + self._max_staleness >= steps_done}
-        return list(self._unused.values())
+        return self._unused.versions(steps_done)
 
     def num_unused(self, steps_done: int) -> int:
         """How many those are that make whole groups, held ones included; the buffer draws them first."""
-        self.unused_versions(steps_done)
-        return min(self._num_grouped(), self.available(steps_done).get(ONLINE, 0)) + len(self._held)
-
-    def _num_grouped(self) -> int:
-        """How many unused ones there are, without those that wait for others of their problem."""
-        if (size := self._batch.group_size) == 1:
-            return len(self._unused)
-        unknown = [id for id in self._unused if id not in self._problem_of]
-        self._problem_of = {id: problem for id, problem in self._problem_of.items() if id in self._unused}
-        if unknown:
-            self._problem_of.update(zip(unknown, self.columns(unknown, ["problem_id"])["problem_id"], strict=True))
-        return sum(count // size * size for count in Counter(self._problem_of.values()).values())
+        num_grouped = self._unused.num_grouped(steps_done)
+        return min(num_grouped, self.available(steps_done).get(ONLINE, 0)) + len(self._held)
 
     def sample(self, steps_done: int, row_multiple: int) -> Batch:
         """Draws and packs the batch of step `steps_done + 1`.
@@ -196,8 +178,7 @@ class Experience:
             unit=self._batch.fractions_of,
             group_size=self._batch.group_size,
         )
-        for id in batch.ids.tolist():
-            self._unused.pop(id, None)
+        self._unused.drawn(batch.ids.tolist())
         return batch
 
     def keep_reference_logprobs(self, ids: list[int], logprobs: list[NDArray[np.float32]]) -> None:
@@ -225,8 +206,8 @@ class Experience:
     def rewards(self, source: str) -> Iterator[tuple[str, float]]:
         """Problem and reward of each of this run's trajectories of a source, in append order."""
         ids = self.scan(source)
-        for start in range(0, len(ids), _READ_AT_ONCE):
-            columns = self.columns(ids[start : start + _READ_AT_ONCE], ["problem_id", "reward"])
+        for start in range(0, len(ids), READ_AT_ONCE):
+            columns = self.columns(ids[start : start + READ_AT_ONCE], ["problem_id", "reward"])
             yield from zip(columns["problem_id"], columns["reward"], strict=True)
 
     def scan(self, source: str) -> list[int]:
@@ -248,7 +229,7 @@ class Experience:
         return {
             "buffer": self._buffer.state_dict(),
             "newest_online": self.newest_online,
-            "unused": list(self._unused.items()),
+            "unused": self._unused.state(),
         }
 
     def restore(self, state: dict[str, Any] | None) -> list[Trajectory]:
@@ -263,7 +244,7 @@ class Experience:
         stored = self.scan(ONLINE)
         if state is not None:
             self._buffer.load_state_dict(state["buffer"])
-            self._unused = dict(state["unused"])
+            self._unused.restore(state["unused"])
             self.newest_online = state["newest_online"]
             if self.newest_online is not None:
                 stored = stored[stored.index(self.newest_online) + 1 :]
@@ -296,25 +277,8 @@ class Experience:
         if not items:
             return
         self._buffer.add([trajectory for _, trajectory in items], [id for id, _ in items])
-        self._unused.update((id, trajectory.min_policy_version) for id, trajectory in items)
+        self._unused.add((id, trajectory.min_policy_version) for id, trajectory in items)
 
     def _trains_on(self, trajectory: Trajectory) -> bool:
         """Whether an online trajectory is put into the buffer, as `objective.truncated` has it."""
         return self._trains_on_truncated or trajectory.verdict != TRUNCATED
-
-
-def read_all(store: TrajectoryStore, ids: Sequence[int]) -> Iterator[tuple[int, Trajectory]]:
-    """Ids with their trajectories, decoded some at a time."""
-    for start in range(0, len(ids), _READ_AT_ONCE):
-        part = list(ids[start : start + _READ_AT_ONCE])
-        yield from zip(part, store.read_many(part), strict=True)
-
-
-def relabelled(trajectory: Trajectory, *, source: str = "", **metadata: str) -> Trajectory:
-    """The same record under another source (unless empty) and with more metadata."""
-    return changed(trajectory, source=source or trajectory.source, metadata={**trajectory.metadata, **metadata})
-
-
-def changed(trajectory: Trajectory, **changes: Any) -> Trajectory:
-    """The same record but for some fields."""
-    return Trajectory(**{name: getattr(trajectory, name) for name in _FIELDS} | changes)

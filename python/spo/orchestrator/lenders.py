@@ -16,7 +16,7 @@ import msgspec
 
 from spo.errors import ConfigError
 from spo.files import replace_file
-from spo.orchestrator.experience import relabelled
+from spo.orchestrator.records import relabelled
 from spo.orchestrator.schedule import derive_seed
 from spo.store import Trajectory, TrajectoryStore
 from spo.values import ValuesKey, key_folders, read_key

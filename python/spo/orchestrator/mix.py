@@ -1,13 +1,15 @@
 """The mix of a batch: which sources there are, what each gives to a step, and which pool a trajectory goes to.
 
-Pure functions of the settings. What is drawn is not known here.
+Pure functions of the settings and of what there is. What is drawn is not known here.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from spo.config import Config
+from spo.errors import RunFailed
 from spo.store import Trajectory
 
 ONLINE = "online"
@@ -48,3 +50,26 @@ def most_per_step(config: Config, source: str) -> int:
     """The most that a step may draw of a source: all, where the fractions are of tokens."""
     is_open = config.batch.fractions_of == "tokens" and source in mix_of(config)
     return config.batch.num_trajectories if is_open else per_step(config, source)
+
+
+def check_pools(config: Config, available: Mapping[str, int]) -> None:
+    """Checks that the pools can give a step its part.
+
+    Raises:
+        RunFailed: One cannot; the text says what to change.
+    """
+    wanted, there = per_step(config, OFFLINE), available.get(OFFLINE, 0)
+    if there < wanted:
+        raise RunFailed(
+            f"batch.online_fraction={config.batch.online_fraction} asks for {wanted} offline trajectories a "
+            f"step, but experience.stores and the reference's {config.values.num_samples} samples a problem "
+            f"gave {there} different ones; set batch.online_fraction=1, raise values.num_samples, name further "
+            "experience.stores, or train on easier problems"
+        )
+    wanted, there = per_step(config, ANNOTATED), available.get(ANNOTATED, 0)
+    if there < wanted:
+        raise RunFailed(
+            f"batch.annotated_fraction={config.batch.annotated_fraction} asks for {wanted} annotated "
+            f"trajectories a step, but experience.stores gave {there} different ones; search more by "
+            "`spo values pivotal`, or lower batch.annotated_fraction"
+        )

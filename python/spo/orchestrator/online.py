@@ -16,9 +16,10 @@ import msgspec
 from spo.config import Config
 from spo.orchestrator.admission import expected_steps_done, needed_version
 from spo.orchestrator.curriculum import Curriculum
-from spo.orchestrator.experience import Experience, relabelled
+from spo.orchestrator.experience import Experience
 from spo.orchestrator.extras import GROUP_KEY, group_label
 from spo.orchestrator.mix import ONLINE, most_per_step
+from spo.orchestrator.records import relabelled
 from spo.orchestrator.schedule import ProblemSchedule, derive_seed, draw_temperature
 from spo.store import Trajectory
 from spo.types import Work

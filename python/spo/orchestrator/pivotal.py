@@ -19,8 +19,8 @@ import trio
 
 from spo.errors import RunFailed
 from spo.orchestrator.bisection import SearchResult, SearchSettings, search
-from spo.orchestrator.experience import read_all, relabelled
 from spo.orchestrator.mix import PIVOTAL
+from spo.orchestrator.records import read_all, relabelled
 from spo.orchestrator.schedule import derive_seed
 from spo.orchestrator.session import SamplingSession
 from spo.orchestrator.values import INDEX_KEY

@@ -3,25 +3,15 @@
 A session listens, starts `workers.num_workers` workers on this machine and takes in those that join from elsewhere;
 dead ones are replaced and their work is done by others, as in a run, since it is the same dispatcher and the same
 processes. Policy and reference are the one model that it is opened with; it never changes. What is sampled, and where
-it is kept, is the caller's business.
-
-    async def main() -> None:
-        async with sampling_session(config, model, problems) as session:
-            trajectories = await session.sample("two-sum", seeds=[1, 2, 3], temperatures=0.8, top_p=0.95)
-
-    run_sampling(main)
+it is kept, is the caller's business; how a session is opened and ended, `sampling`'s.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import signal
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import trio
 
@@ -30,7 +20,7 @@ from spo.errors import ConnectionLost, RunFailed
 from spo.files import replace_file
 from spo.orchestrator.asked import AskedFor
 from spo.orchestrator.dispatch import Dispatcher, Result, Source
-from spo.orchestrator.failures import Interrupted, first_leaf
+from spo.orchestrator.failures import first_leaf
 from spo.orchestrator.local_workers import LocalWorkers
 from spo.orchestrator.server import Server, address_of, listen
 from spo.orchestrator.workers import Workers, worker_setup
@@ -43,12 +33,11 @@ from spo.wire import ADDRESS_FILE, TOKEN_FILE, AsyncConnection, new_token
 
 _STALL_CHECK_S = 5.0
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 class SamplingSession:
-    """Workers that answer; made by `sampling_session`.
+    """Workers that answer; made by `sampling.sampling_session`.
 
     Args:
         config: The settings.
@@ -166,7 +155,7 @@ class SamplingSession:
             note=self._note(),
         )
 
-    # --- the services, run by `sampling_session` ------------------------------------------------------------------
+    # --- the services, run by `sampling.sampling_session` -------------------------------------------------------
 
     async def start(self, services: trio.Nursery) -> None:
         """Starts everything in `services`; returns when a worker is ready."""
@@ -233,68 +222,6 @@ class SamplingSession:
         self.num_excluded += result.done.num_excluded
         given = len(result.work.prefix_tokens)
         self.num_tokens += sum(item.num_tokens - len(item.prompt_tokens) - given for item in result.trajectories)
-
-
-@asynccontextmanager
-async def sampling_session(
-    config: Config, model: ModelInfo, problems: Problems, directory: Path | None = None
-) -> AsyncIterator[SamplingSession]:
-    """Opens a session: a worker is ready when the block begins, and none is left when it has ended.
-
-    Args:
-        config: The settings: of workers, judge, sampling, problems and network.
-        model: The policy, which is its own reference; see `spo.models.resolve_model` and `model_info`.
-        problems: All problems that may be asked about.
-        directory: Where the token and the workers' logs lie; a folder for the time being where None.
-
-    Raises:
-        RunFailed: Workers cannot start, die too often, or nothing goes on; whatever the block waits for is cancelled.
-        ConfigError: The address cannot be listened at.
-    """
-    try:
-        with contextlib.ExitStack() as stack:
-            folder = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spo-session-")))
-            stack.callback((folder / ADDRESS_FILE).unlink, missing_ok=True)
-            session = SamplingSession(config, model, problems, folder)
-            async with trio.open_nursery() as services:
-                await session.start(services)
-                yield session
-                await session.end()
-                services.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is None and (failures := group.subgroup(Exception)) is not None:
-            raise first_leaf(failures) from None
-        raise
-
-
-def run_sampling(main: Callable[[], Awaitable[T]]) -> T:
-    """Runs an async function that samples; SIGINT and SIGTERM end it in order, so that nothing is left running.
-
-    Raises:
-        KeyboardInterrupt: It was ended by a signal.
-        SpoError: What `main` raises, also where several tasks failed at once.
-    """
-
-    async def guarded() -> T:
-        result: list[T] = []
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_interrupt, signals)
-                result.append(await main())
-                nursery.cancel_scope.cancel()
-        return result[0]
-
-    try:
-        return trio.run(guarded)
-    except ExceptionGroup as failures:
-        if (interruptions := failures.subgroup(Interrupted)) is not None:
-            raise KeyboardInterrupt(str(first_leaf(interruptions))) from None
-        raise first_leaf(failures) from None
-
-
-async def _interrupt(signals: AsyncIterator[int]) -> None:
-    async for number in signals:
-        raise Interrupted(f"interrupted by {signal.Signals(number).name}")
 
 
 async def _refuse_trainer(_connection: AsyncConnection[ToOrchestrator], _hello: TrainerHello) -> None:

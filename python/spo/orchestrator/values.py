@@ -18,9 +18,9 @@ import trio
 from spo.config import Config
 from spo.errors import RunFailed
 from spo.orchestrator.dispatch import split
-from spo.orchestrator.experience import read_all, relabelled
 from spo.orchestrator.lenders import LENDER_KEY, Lender, lenders, lent_digests, sample_seed, write_digests
 from spo.orchestrator.mix import OFFLINE
+from spo.orchestrator.records import read_all, relabelled
 from spo.orchestrator.tally import Tally
 from spo.problems import Problem, Problems, infos_of, suite_hash
 from spo.reward import ACCEPTED_REWARD
