@@ -2,6 +2,7 @@
 
 import json
 import math
+import operator
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,6 @@ from spo.model_shapes import KNOWN, ModelShape, shape_of
 from spo.plan import GIB, make_plan, render
 from spo.tiny.reference import ReferenceSettings
 from spo.tiny.tokenizer import make_tokenizer
-
-PAPER = ("llama31-8b-codecontests", "llama31-8b-codecontests-half-online", "llama31-8b-codecontests-mc")
 
 
 def written_config(shape: ModelShape, folder: Path) -> LlamaConfig:
@@ -90,6 +89,36 @@ def test_the_key_value_cache_is_that_of_full_rows() -> None:
     assert held == 4 * 4096 * 2 * 32 * 8 * 128 * 2
 
 
+VLLM = ("workers.engine=vllm", "vllm.gpu_memory_utilization=0.5")
+
+
+def test_vllm_holds_one_policy_and_gives_the_rest_of_its_share_to_keys_and_values() -> None:
+    config = load_config("llama31-8b-codecontests", VLLM)
+    weights, cache = make_plan(config).worker_bytes.values()
+    assert weights == 2 * KNOWN[config.model.path].parameters
+    assert weights + cache == int(0.5 * 79.0 * GIB)
+    assert f"key-value cache of {cache // (4096 * 2 * 2 * 32 * 8 * 128)} full rows" in make_plan(config).worker_bytes
+    text = render(config, make_plan(config))
+    assert "Workers     64 GPUs on 8 nodes: a whole model each (vllm)" in text
+    assert "39.50 GiB  a GPU in all; fits into 39.5 GiB" in text
+    fixed = make_plan(load_config("llama31-8b-codecontests", [*VLLM, "vllm.kv_cache_bytes=1000000000"]))
+    assert sum(fixed.worker_bytes.values()) == weights + 1_000_000_000
+
+
+def test_vllm_spreads_model_and_cache_over_the_gpus_of_a_worker() -> None:
+    config = load_config("llama31-8b-codecontests", [*VLLM, "vllm.tensor_parallel_size=4"])
+    plan = make_plan(config)
+    assert plan.worker_bytes["policy or reference, 1/4 of it"] == KNOWN[config.model.path].parameters // 2
+    assert "64 GPUs on 8 nodes: 16 models spread over 4 each (vllm)" in render(config, plan)
+    with pytest.raises(ConfigError, match=r"plan\.worker_gpus \(64\) is no multiple of vllm\.tensor_parallel_size"):
+        make_plan(load_config("llama31-8b-codecontests", [*VLLM, "vllm.tensor_parallel_size=3"]))
+
+
+def test_a_model_that_vllm_has_no_room_for_does_not_fit() -> None:
+    config = load_config("llama31-8b-codecontests", ["workers.engine=vllm", "vllm.gpu_memory_utilization=0.1"])
+    assert "DOES NOT FIT into 7.9 GiB" in render(config, make_plan(config))
+
+
 def test_recomputing_layers_saves_most_activations() -> None:
     with_it, without = (
         make_plan(load_config("llama31-8b-codecontests", [f"model.gradient_checkpointing={value}"]))
@@ -140,35 +169,54 @@ def test_ppo_holds_a_value_model_besides() -> None:
     assert {name: value for name, value in ppo.items() if not name.startswith("value model")} == spo
 
 
-def test_the_papers_baseline_is_sampled_on_policy_with_new_weights_every_step() -> None:
-    config = load_config("llama31-8b-codecontests-ppo")
-    assert config.objective.name == "ppo"
-    sampling = config.sampling
-    assert (sampling.temperature_min, sampling.temperature_max, sampling.top_p) == (1.0, 1.0, 1.0)
-    assert (config.weights.model_update_interval, config.batch.online_fraction) == (1, 1.0)
-    spo = load_config("llama31-8b-codecontests")
-    assert config.objective.beta == spo.objective.beta
-    assert (config.optimizer, config.trainer, config.evaluation) == (spo.optimizer, spo.trainer, spo.evaluation)
+SECTION_5: dict[str, object] = {
+    "model.path": "meta-llama/Llama-3.1-8B-Instruct",
+    "objective.name": "terminal_q",
+    "objective.loss": "cross_entropy",
+    "objective.beta": 0.08685889638065036,
+    "optimizer.learning_rate": 6e-8,
+    "optimizer.warmup_steps": 200,
+    "batch.num_trajectories": 128,
+    "batch.online_fraction": 1.0,
+    "batch.annotated_fraction": 0.0,
+    "trainer.total_steps": 100_000,
+    "sampling.temperature_min": 0.1,
+    "sampling.temperature_max": 0.8,
+    "sampling.top_p": 0.95,
+    "weights.model_update_interval": 10,
+    "values.num_samples": 800,
+    "evaluation.num_samples": 20,
+    "evaluation.temperature": 0.4,
+    "evaluation.top_p": 0.95,
+    "evaluation.ks": (1, 10),
+    "plan.trainer_gpus": 64,
+    "plan.worker_gpus": 64,
+    "plan.gpus_per_node": 8,
+}
+"""The paper's online run, by setting."""
+FORMS: dict[str, dict[str, object]] = {
+    "": {},
+    "-half-online": {"batch.online_fraction": 0.5, "plan.worker_gpus": 32},
+    "-mc": {
+        "objective.name": "mc_q",
+        "batch.online_fraction": 0.5,
+        "batch.annotated_fraction": 0.25,
+        "plan.worker_gpus": 32,
+    },
+    "-ppo": {
+        "objective.name": "ppo",
+        "sampling.temperature_min": 1.0,
+        "sampling.temperature_max": 1.0,
+        "sampling.top_p": 1.0,
+        "weights.model_update_interval": 1,
+    },
+}
+"""Its other forms, and in what they differ."""
 
 
-@pytest.mark.parametrize("preset", PAPER)
-def test_the_papers_presets_have_every_value_of_its_section_5(preset: str) -> None:
-    config = load_config(preset)
-    assert config.model.path == "meta-llama/Llama-3.1-8B-Instruct"
-    objective = "mc_q" if preset.endswith("mc") else "terminal_q"
-    assert (config.objective.name, config.objective.loss) == (objective, "cross_entropy")
-    assert config.objective.beta == pytest.approx(1 / math.log(100_000), rel=1e-12)
-    optimizer = config.optimizer
-    assert (optimizer.learning_rate, optimizer.warmup_steps) == (6e-8, 200)
-    assert (config.batch.num_trajectories, config.trainer.total_steps) == (128, 100_000)
-    sampling = config.sampling
-    assert (sampling.temperature_min, sampling.temperature_max, sampling.top_p) == (0.1, 0.8, 0.95)
-    assert config.weights.model_update_interval == 10
-    assert config.values.num_samples == 800
-    evaluation = config.evaluation
-    assert (evaluation.num_samples, evaluation.temperature, evaluation.top_p) == (20, 0.4, 0.95)
-    assert evaluation.ks == (1, 10)
-    assert (config.plan.trainer_gpus, config.plan.gpus_per_node) == (64, 8)
-    assert 32 <= config.plan.worker_gpus <= 64
-    assert config.batch.online_fraction == (1.0 if preset.endswith("codecontests") else 0.5)
-    assert config.batch.annotated_fraction == (0.25 if preset.endswith("mc") else 0.0)
+@pytest.mark.parametrize("form", FORMS)
+def test_the_papers_presets_have_every_value_of_its_section_5(form: str) -> None:
+    config = load_config(f"llama31-8b-codecontests{form}")
+    wanted = SECTION_5 | FORMS[form]
+    assert {name: operator.attrgetter(name)(config) for name in wanted} == wanted
+    assert config.objective.beta == 1 / math.log(100_000)

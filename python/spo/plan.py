@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from spo.config import Config
+from spo.errors import ConfigError
 from spo.model_shapes import ModelShape, shape_of
 from spo.objective_rules import needs_values, objective_terms
 
@@ -27,7 +28,8 @@ class Plan:
     Attributes:
         shape: The policy's.
         trainer_gpus: Ranks that the policy is sharded over.
-        worker_gpus: Rollout workers, one GPU each.
+        worker_gpus: GPUs of the rollout workers.
+        gpus_per_worker: On how many of them each worker's model is spread.
         trainer_bytes: What a trainer GPU holds, by name.
         worker_bytes: What a worker's GPU holds, by name.
     """
@@ -35,6 +37,7 @@ class Plan:
     shape: ModelShape
     trainer_gpus: int
     worker_gpus: int
+    gpus_per_worker: int
     trainer_bytes: dict[str, int]
     worker_bytes: dict[str, int]
 
@@ -43,14 +46,22 @@ def make_plan(config: Config, num_ranks: int | None = None) -> Plan:
     """Lays a run out, on `num_ranks` trainer ranks instead of those that the settings plan with, if given.
 
     Raises:
-        ConfigError: The model's sizes are not known.
+        ConfigError: The model's sizes are not known, or workers' GPUs are left over.
     """
     shape = shape_of(config.model.path)
     trainer_gpus = num_ranks or config.plan.trainer_gpus or 1
+    gpus_per_worker = config.vllm.tensor_parallel_size if config.workers.engine == "vllm" else 1
+    worker_gpus = config.plan.worker_gpus or config.workers.num_workers * gpus_per_worker
+    if worker_gpus % gpus_per_worker:
+        raise ConfigError(
+            f"plan.worker_gpus ({worker_gpus}) is no multiple of vllm.tensor_parallel_size ({gpus_per_worker}); "
+            "change one"
+        )
     return Plan(
         shape=shape,
         trainer_gpus=trainer_gpus,
-        worker_gpus=config.plan.worker_gpus or config.workers.num_workers,
+        worker_gpus=worker_gpus,
+        gpus_per_worker=gpus_per_worker,
         trainer_bytes=_trainer_bytes(config, shape, trainer_gpus),
         worker_bytes=_worker_bytes(config, shape),
     )
@@ -97,13 +108,29 @@ def _activation_bytes(config: Config, shape: ModelShape, width: int) -> int:
 
 def _worker_bytes(config: Config, shape: ModelShape) -> dict[str, int]:
     width = _bytes_of(config.workers.dtype)
-    cached = config.workers.max_batch_size * config.batch.token_budget
+    row = width * config.batch.token_budget * shape.kv_values_per_token
+    if config.workers.engine == "vllm":
+        return _vllm_bytes(config, width * shape.parameters, row)
     return {
         "latest policy": width * shape.parameters,
         "reference": width * shape.parameters,
         "next version, while it is put in place": width * shape.parameters,
-        f"key-value cache of {config.workers.max_batch_size} full rows": width * cached * shape.kv_values_per_token,
+        f"key-value cache of {config.workers.max_batch_size} full rows": config.workers.max_batch_size * row,
     }
+
+
+def _vllm_bytes(config: Config, model: int, row: int) -> dict[str, int]:
+    """One policy at a time; keys and values get what is left of vLLM's share, and a row at the least."""
+    num_gpus = config.vllm.tensor_parallel_size
+    weights, row = math.ceil(model / num_gpus), math.ceil(row / num_gpus)
+    cache = config.vllm.kv_cache_bytes or max(row, int(_worker_limit_gib(config) * GIB) - weights)
+    held = {"policy or reference": weights, f"key-value cache of {cache // row} full rows": cache}
+    return {f"{name}, 1/{num_gpus} of it" if num_gpus > 1 else name: value for name, value in held.items()}
+
+
+def _worker_limit_gib(config: Config) -> float:
+    share = config.vllm.gpu_memory_utilization if config.workers.engine == "vllm" else 1.0
+    return share * config.plan.gpu_memory_gib
 
 
 def render(config: Config, plan: Plan) -> str:
@@ -124,16 +151,24 @@ def render(config: Config, plan: Plan) -> str:
         "",
         f"Trainers    {_gpus(plan.trainer_gpus, config)}: policy and reference sharded over all of them (FSDP2), "
         "batches shared out by rows",
-        *_memory(plan.trainer_bytes, config),
+        *_memory(plan.trainer_bytes, config.plan.gpu_memory_gib),
         "",
-        f"Workers     {_gpus(plan.worker_gpus, config)}: a whole model each",
-        *_memory(plan.worker_bytes, config),
+        f"Workers     {_gpus(plan.worker_gpus, config)}: {_layout(config, plan)}",
+        *_memory(plan.worker_bytes, _worker_limit_gib(config)),
     ]
     return "\n".join(lines)
 
 
-def _memory(bytes_of: dict[str, int], config: Config) -> list[str]:
-    total, limit = sum(bytes_of.values()), config.plan.gpu_memory_gib
+def _layout(config: Config, plan: Plan) -> str:
+    engine = f" ({config.workers.engine})"
+    if plan.gpus_per_worker == 1:
+        return f"a whole model each{engine}"
+    count = plan.worker_gpus // plan.gpus_per_worker
+    return f"{count} model{'s' if count != 1 else ''} spread over {plan.gpus_per_worker} each{engine}"
+
+
+def _memory(bytes_of: dict[str, int], limit: float) -> list[str]:
+    total = sum(bytes_of.values())
     lines = [f"  {value / GIB:8.2f} GiB  {name}" for name, value in bytes_of.items()]
     verdict = "fits" if total <= limit * GIB else "DOES NOT FIT"
     return [*lines, f"  {total / GIB:8.2f} GiB  a GPU in all; {verdict} into {limit:g} GiB"]

@@ -160,7 +160,7 @@ class PlanConfig(Section, frozen=True):
     trainer_gpus: Count = 0
     """Trainer ranks, a GPU each, over all nodes; 0: one."""
     worker_gpus: Count = 0
-    """Rollout workers, a GPU each, over all nodes; 0: as many as `workers.num_workers`."""
+    """GPUs of the rollout workers, over all nodes; 0: as many as `workers.num_workers` take."""
     gpus_per_node: Positive = 8
     """GPUs of a node."""
     gpu_memory_gib: PositiveFloat = 79.0
