@@ -3,7 +3,7 @@
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -13,6 +13,8 @@ const BLOCK: usize = 8;
 /// Fewer are not worth starting threads for.
 const MIN_ITEMS: usize = 4 * BLOCK;
 const MAX_THREADS: usize = 8;
+/// Asked for once: finding out reads files.
+static CORES: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
 
 /// `work` of each item, in their order; the first error met, if there is one.
 pub fn map<T: Sync, R: Send>(
@@ -41,7 +43,7 @@ fn in_blocks<T: Sync, R: Send>(
 ) -> Result<Vec<R>> {
     let threads = match most_threads {
         0 | 1 => 1,
-        most => std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS).min(most),
+        most => CORES.min(MAX_THREADS).min(most),
     };
     if threads == 1 {
         let one = |item| interrupt.check().and_then(|()| work(item));

@@ -2,7 +2,8 @@
 
 `tests/fixtures/store-N` was written by version N of the format: each has a sealed segment, and a live one whose last
 append is cut. From the second on there are late columns and a deletion as well, from the third on enough tokens are
-coded by rank, in the fourth the sealed segment was merged from three. The names and numbers below say what is in them.
+coded by rank, from the fourth on the sealed segment was merged from three, in the fifth columns are coded by prefix
+codes. The names and numbers below say what is in them.
 """
 
 import shutil
@@ -84,13 +85,24 @@ def late_records() -> list[Trajectory]:
     ]
 
 
+def patterned(source: str, length: int, logprobs: bool) -> Trajectory:
+    """A trajectory of few different tokens, with logprobs of few different sizes."""
+    tokens = [7919 * place % 300 for place in range(length)]
+    column = [token / -64 for token in tokens] if logprobs else None
+    return Trajectory(source, [], tokens, 0.0, "", source, column)
+
+
+LEARNED_FROM = [patterned("common", 2**12, logprobs=True), patterned("common", 2**16, logprobs=False)]
+CODED = patterned("coded", 250, logprobs=True)
+"""What the prefix codes of the fifth fixture fit."""
+
+
 def write(path: Path) -> None:
-    """How the fourth fixture was written; the third was so without `compact`, the second without `common`, the first
-    without late columns.
+    """How the fifth fixture was written; the fourth was so without `CODED` and the first of `LEARNED_FROM`, the third
+    without `compact`, the second without `LEARNED_FROM`, the first without late columns.
     """
-    common = Trajectory("common", [], [7919 * place % 300 for place in range(2**16)], 0.0, "", "common")
     with TrajectoryStore.open(path, tokenizer="sha256:fixture", segment_bytes=1) as store:
-        store.append([common])
+        store.append([*LEARNED_FROM, CODED])
         ids = store.append(records()[:2])
         store.append(records()[2:3])
     with TrajectoryStore.open(path) as store:
@@ -112,6 +124,7 @@ def write(path: Path) -> None:
         ("store-2", late_records(), 1),
         ("store-3", late_records(), 2),
         ("store-4", late_records(), 1),
+        ("store-5", late_records(), 1),
     ],
 )
 def test_earlier_formats_are_read_and_gone_on_with(
@@ -124,6 +137,7 @@ def test_earlier_formats_are_read_and_gone_on_with(
         assert store.tokenizer == "sha256:fixture"
         assert store.read_many(ids) == first_two + records()[2:4]
         assert store.info()["sealed_segments"] == sealed
+        assert store.read_many(store.scan(source="coded")) == ([CODED] if name == "store-5" else [])
         expected = [record.reference_logprobs is not None for record in first_two + records()[2:4]]
         assert store.scan(has=["reference_logprobs"]) == [id for id, has in zip(ids, expected, strict=True) if has]
     with TrajectoryStore.open(path) as store:
@@ -142,7 +156,7 @@ def test_what_is_written_now_has_the_sizes_of_the_last_fixture(tmp_path: Path) -
     def sizes(path: Path) -> dict[str, int]:
         return {file.name: file.stat().st_size for file in path.iterdir()}
 
-    now, then = sizes(tmp_path / "store"), sizes(FIXTURES / "store-4")
+    now, then = sizes(tmp_path / "store"), sizes(FIXTURES / "store-5")
     assert now.keys() == then.keys()
     # Compressors may change by a few bytes; the layout may not without a new fixture.
     assert all(abs(now[name] - then[name]) <= 16 for name in then), (now, then)
@@ -150,7 +164,7 @@ def test_what_is_written_now_has_the_sizes_of_the_last_fixture(tmp_path: Path) -
 
 def test_a_file_of_an_unknown_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store"
-    shutil.copytree(FIXTURES / "store-4", path)
+    shutil.copytree(FIXTURES / "store-5", path)
     identity = path / "store.spo"
     data = bytearray(identity.read_bytes())
     data[6] += 1
@@ -159,7 +173,7 @@ def test_a_file_of_an_unknown_version_is_refused(tmp_path: Path) -> None:
         TrajectoryStore.open(path, "r")
 
 
-@pytest.mark.parametrize("name", ["store-1", "store-2", "store-3", "store-4"])
+@pytest.mark.parametrize("name", ["store-1", "store-2", "store-3", "store-4", "store-5"])
 def test_earlier_formats_are_compacted_into_the_present_one(tmp_path: Path, name: str) -> None:
     path = tmp_path / "store"
     shutil.copytree(FIXTURES / name, path)
@@ -207,4 +221,4 @@ def test_a_damaged_store_is_refused_by_name_and_read_around(tmp_path: Path, name
     with TrajectoryStore.open(path, "r", skip_damage=True) as store:
         readable = [one for _, one in read_each(store, store.scan()) if isinstance(one, Trajectory)]
     assert len(readable) == kept
-    assert len({one.content_hash for one in readable} - {one.content_hash for one in records()}) <= 1, "`common`"
+    assert len({one.content_hash for one in readable} - {one.content_hash for one in records()}) <= 1, "`LEARNED_FROM`"

@@ -1,12 +1,14 @@
 //! The record and its encoding.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use spo_core::trajectory::batch::{decode_trajectories, encode_trajectories};
 use spo_core::trajectory::columns::{self, Precision};
-use spo_core::trajectory::ranks::{Counts, Ranks};
-use spo_core::trajectory::record::{self, Coding, Columns, Encoded, Places, Prompts, Record};
+use spo_core::trajectory::prefix::{Alphabet, Code};
+use spo_core::trajectory::record::{self, Coding, Columns, Encoded, Places, Prompts, Record, tables_frame};
+use spo_core::trajectory::tables::{Sample, Tables};
 use spo_core::trajectory::{MonteCarlo, Trajectory};
 use spo_core::{Error, Interrupt};
 
@@ -197,24 +199,100 @@ fn each_wrong_field_is_named() {
     }
 }
 
+/// Tables learned from 90 frequent tokens and logprobs near 0, and the same as a reader gets them.
+fn tables(precision: Precision) -> (Tables, Tables) {
+    let often: Vec<i32> = (0..70_000).map(|at| 100_000 + at % 90).collect();
+    let logprobs = often.iter().map(|token| -((token % 10) as f32) / 8.0).collect();
+    let learned = Trajectory { response_tokens: often, behavior_logprobs: Some(logprobs), ..sample() };
+    let tables = Sample::default().add([&learned].into_iter(), precision).unwrap();
+    let stored = Record::parse(&tables_frame(&tables).unwrap()).unwrap().tables().unwrap();
+    (tables, stored)
+}
+
 #[test]
 fn tokens_are_coded_by_the_ranks_of_what_came_first() {
-    let often: Vec<i32> = (0..70_000).map(|at| 100_000 + at % 90).collect();
-    let ranks = Counts::default().add([&often[..]].into_iter()).unwrap();
-    let stored = Ranks::read(&ranks.put()).unwrap();
-    let tokens: Vec<i32> = [5, 100_003, 0, 99_999, i32::MAX, 100_089, 100_090].into();
-    let bytes = columns::tokens(&tokens, Some(&ranks));
+    let (learned, stored) = tables(Precision::Single);
+    let (ranks, stored) = (&learned.ranks, &stored.ranks);
+    let tokens = [5, 100_003, 0, 99_999, i32::MAX, 100_089, 100_090];
+    let bytes = columns::tokens(&tokens, Some(ranks));
     let read = |bytes: &[u8], count| {
-        let mut read = Vec::new();
-        columns::read_tokens(bytes, count, Some(&stored), &mut read).map(|()| read)
+        let mut read = vec![0; count];
+        columns::read_tokens(bytes, Some(stored), &mut read).map(|()| read)
     };
     assert_eq!(read(&bytes, tokens.len()).unwrap(), tokens);
-    assert_eq!(columns::tokens(&often[..90], Some(&ranks)).len(), 90, "a byte each");
-    assert_eq!(columns::tokens(&often[..90], None).len(), 270, "three bytes each without ranks");
-    let mut counts = Counts::default();
-    assert!(counts.add([&often[..1000]].into_iter()).is_none(), "too few to tell");
+    let often: Vec<i32> = (100_000..100_090).collect();
+    assert_eq!(columns::tokens(&often, Some(ranks)).len(), 90, "a byte each");
+    assert_eq!(columns::tokens(&often, None).len(), 270, "three bytes each without ranks");
+    let few = Trajectory { response_tokens: often, ..sample() };
+    assert!(Sample::default().add([&few].into_iter(), Precision::Single).is_none(), "too few to tell");
     assert!(read(&bytes[..bytes.len() - 1], tokens.len()).is_err());
     assert!(read(&bytes, tokens.len() - 1).is_err());
+}
+
+#[test]
+fn columns_of_any_length_are_the_same_after_prefix_coding() {
+    for precision in [Precision::Single, Precision::Half] {
+        let (learned, stored) = tables(precision);
+        for count in (0..40).chain([63, 64, 65, 1000, 4097]) {
+            let strange = |at: usize| if at % 50 == 7 { i32::MAX - at as i32 } else { 100_000 + at as i32 * 7 % 200 };
+            let tokens: Vec<i32> = (0..count).map(strange).collect();
+            let bytes = columns::coded_tokens(&tokens, &learned).unwrap();
+            let mut read = vec![0; count];
+            let codes = (&stored.ranks, stored.tokens.as_ref().unwrap());
+            columns::read_coded_tokens(&bytes, codes, &mut read).unwrap();
+            assert_eq!(read, tokens);
+            if count >= 64 {
+                for wrong in [&bytes[..bytes.len() - 1], &[&bytes[..], &[0]].concat()] {
+                    assert!(columns::read_coded_tokens(wrong, codes, &mut read).is_err(), "{count}");
+                }
+                assert!(columns::read_coded_tokens(&bytes, codes, &mut vec![0; count - 5]).is_err(), "{count}");
+            }
+            let logprobs: Vec<f32> = (0..count).map(|at| -(at as f32) / 64.0).collect();
+            let code = stored.logprobs.as_ref().unwrap();
+            if let Some(bytes) = columns::coded_floats(&logprobs, precision, code) {
+                assert_eq!(columns::read_coded_floats(&bytes, count, code).unwrap(), logprobs);
+                assert!(columns::read_coded_floats(&bytes[..bytes.len() - 1], count, code).is_err(), "{count}");
+            } else {
+                assert!(count < 64, "{count} logprobs like those learned from are a gain");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_record_coded_by_tables_is_whole_again_with_them_and_damage_without() {
+    let (learned, stored) = tables(Precision::Single);
+    let (learned, prompts) = (Arc::new(learned), Prompts::default());
+    let coding = Coding { tables: Some(learned), precision: Precision::Single };
+    for (count, period) in [(10, 90), (700, 90), (10_000, 89), (10_000, 3)] {
+        let trajectory = Trajectory {
+            response_tokens: (0..count).map(|at| 100_000 + at * at % period).collect(),
+            behavior_logprobs: Some((0..count).map(|at| -(at as f32) / 64.0).collect()),
+            reference_logprobs: None,
+            mc_successes: None,
+            ..sample()
+        };
+        let mut bytes = Vec::new();
+        let encoded = Encoded::new(&trajectory, &coding, &prompts).unwrap();
+        encoded.put(Places { prompt: None, tables: Some(77) }, &mut bytes);
+        let record = Record::parse(&bytes).unwrap();
+        assert_eq!(record.places().unwrap().tables, Some(77));
+        assert_eq!(record.decode(Columns::ALL, Some(&stored)).unwrap().whole().unwrap(), trajectory);
+        assert!(record.decode(Columns::ALL, None).is_err());
+    }
+}
+
+#[test]
+fn prefix_codes_that_are_not_complete_are_refused() {
+    let numbers = Code::learn(Alphabet::Numbers, [(0, 1 << 60), (1, 1 << 30), (u32::MAX - 9, 7)].into_iter());
+    let lengths = numbers.put();
+    assert!(Code::read(Alphabet::Numbers, &lengths).is_ok());
+    assert!(Code::read(Alphabet::Bytes, &lengths).is_err(), "another alphabet");
+    for (at, length) in [(0, lengths[0] + 1), (1, 0), (2, 12)] {
+        let mut wrong = lengths.clone();
+        wrong[at] = length;
+        assert!(Code::read(Alphabet::Numbers, &wrong).is_err(), "{at}: {length}");
+    }
 }
 
 #[test]
@@ -234,14 +312,14 @@ fn a_record_may_leave_its_prompt_to_a_frame_of_its_own() {
     let trajectory = Trajectory { prompt_tokens: (0..500).map(|at| at * 7919 % 5000).collect(), ..sample() };
     let encoded = encode(&trajectory);
     let (mut bytes, shared) = (Vec::new(), encoded.prompt.as_ref().unwrap().frame(None));
-    encoded.put(Places { prompt: Some(12_345), ranks: None }, &mut bytes);
+    encoded.put(Places { prompt: Some(12_345), tables: None }, &mut bytes);
     assert!(bytes.len() + 400 < shared.len());
     let decoded = record::decode(&bytes, Columns::ALL).unwrap();
     assert_eq!(decoded.prompt_at, Some((12_345, 500)));
-    let mut prompt_tokens = Vec::new();
-    Record::parse(&shared).unwrap().prompt(500, None, &mut prompt_tokens).unwrap();
+    let mut prompt_tokens = vec![0; 500];
+    Record::parse(&shared).unwrap().prompt(None, &mut prompt_tokens).unwrap();
     assert_eq!(Trajectory { prompt_tokens, ..decoded.trajectory }, trajectory);
-    assert!(Record::parse(&shared).unwrap().prompt(499, None, &mut Vec::new()).is_err());
+    assert!(Record::parse(&shared).unwrap().prompt(None, &mut [0; 499]).is_err());
     assert!(record::decode(&bytes, Columns::ALL).unwrap().whole().is_err(), "no message may refer to a store's file");
     assert!(!encode(&sample()).prompt.unwrap().is_shareable(), "a short prompt is not worth a frame");
 }

@@ -208,7 +208,7 @@ class TrajectoryStore:
             StoreError: there is none.
             CorruptShardError: its bytes are damaged.
         """
-        return self._native.read_many([record_id], *WHOLE)[0]
+        return self._native.read(record_id)
 
     def read_many(self, ids: Iterable[int], columns: Sequence[str] | None = None) -> Any:
         """Reads records, in the order of `ids`.

@@ -126,6 +126,10 @@ impl NativeStore {
         without_gil(py, |interrupt| self.0.refresh(interrupt))
     }
 
+    fn read(&self, py: Python<'_>, id: u64) -> PyResult<Trajectory> {
+        without_gil(py, |interrupt| self.0.read(id, interrupt)).map(Trajectory::from)
+    }
+
     #[expect(clippy::too_many_arguments, reason = "one flag a column")]
     fn read_many(
         &self,

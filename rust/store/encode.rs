@@ -9,26 +9,26 @@ use crate::interrupt::Interrupt;
 use crate::parallel;
 use crate::trajectory::Trajectory;
 use crate::trajectory::columns::Precision;
-use crate::trajectory::ranks::{Counts, Ranks};
 use crate::trajectory::record::{Coding, Encoded, Prompts};
+use crate::trajectory::tables::{Sample, Tables};
 
-/// How this writer encodes. It learns the ranks of tokens from what is appended first.
+/// How this writer encodes. It learns its tables from what is appended first.
 pub struct Encoder {
     /// How exactly logprobs are kept.
     pub precision: Precision,
     prompts: Prompts,
-    ranks: Mutex<Learned>,
+    tables: Mutex<Learned>,
 }
 
 enum Learned {
-    NotYet(Counts),
-    Frozen(Arc<Ranks>),
+    NotYet(Box<Sample>),
+    Frozen(Arc<Tables>),
 }
 
 impl Encoder {
     /// An encoder that has not seen anything.
     pub fn new(precision: Precision) -> Self {
-        Encoder { precision, prompts: Prompts::default(), ranks: Mutex::new(Learned::NotYet(Counts::default())) }
+        Encoder { precision, prompts: Prompts::default(), tables: Mutex::new(Learned::NotYet(Box::default())) }
     }
 
     /// Encodes all the trajectories, if all are valid.
@@ -41,7 +41,7 @@ impl Encoder {
             interrupt.check()?;
             trajectory.as_ref().validate()?;
         }
-        let coding = Coding { ranks: self.learn(trajectories), precision: self.precision };
+        let coding = Coding { tables: self.learn(trajectories), precision: self.precision };
         let encode = |trajectory: &T| Encoded::new(trajectory.as_ref(), &coding, &self.prompts);
         let records = parallel::map(trajectories, interrupt, encode)?;
         let bytes: usize = records.iter().map(Encoded::num_bytes).sum();
@@ -54,14 +54,13 @@ impl Encoder {
         Ok(records)
     }
 
-    fn learn<T: AsRef<Trajectory>>(&self, trajectories: &[T]) -> Option<Arc<Ranks>> {
-        let mut ranks = self.ranks.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *ranks {
-            Learned::Frozen(ranks) => Some(ranks.clone()),
-            Learned::NotYet(counts) => {
-                let responses = trajectories.iter().map(|trajectory| &trajectory.as_ref().response_tokens[..]);
-                let frozen = Arc::new(counts.add(responses)?);
-                *ranks = Learned::Frozen(frozen.clone());
+    fn learn<T: AsRef<Trajectory>>(&self, trajectories: &[T]) -> Option<Arc<Tables>> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *tables {
+            Learned::Frozen(tables) => Some(tables.clone()),
+            Learned::NotYet(sample) => {
+                let frozen = Arc::new(sample.add(trajectories.iter().map(T::as_ref), self.precision)?);
+                *tables = Learned::Frozen(frozen.clone());
                 Some(frozen)
             }
         }

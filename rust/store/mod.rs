@@ -60,7 +60,7 @@ use crate::trajectory::record::{Columns, Encoded, Present};
 use encode::Encoder;
 use id::record_id;
 use index::Names;
-use read::Prompts;
+use read::Shared;
 use rows::Row;
 use segment::Segment;
 use shard::{MAX_SEGMENT_RECORDS, SegmentHeader};
@@ -99,7 +99,7 @@ pub struct Store {
     on_damage: OnDamage,
     segment_bytes: u64,
     encoder: Encoder,
-    prompts: Prompts,
+    shared: Shared,
     state: RwLock<State>,
     writer: Option<Mutex<Writer>>,
     durable: Mutex<(u32, u64)>,
@@ -184,9 +184,19 @@ impl Store {
         Ok(())
     }
 
+    /// Reads one record, late columns included; an unknown id is an [`Error::Store`] that names it.
+    pub fn read(&self, id: u64, interrupt: Interrupt<'_>) -> Result<Trajectory> {
+        self.refresh_if_older(READ_FRESHNESS, interrupt)?;
+        let located = self.state().locate(id, Columns::ALL);
+        match located {
+            Some(record) => record.read(&self.shared),
+            None => self.locate(&[id], Columns::ALL, interrupt)?[0].read(&self.shared),
+        }
+    }
+
     /// Reads the records, in the order of `ids`, late columns included; an unknown id is an [`Error::Store`] that names it.
     pub fn read_many(&self, ids: &[u64], columns: Columns, interrupt: Interrupt<'_>) -> Result<Vec<Trajectory>> {
-        parallel::map(&self.locate(ids, columns, interrupt)?, interrupt, |record| record.read(&self.prompts))
+        parallel::map(&self.locate(ids, columns, interrupt)?, interrupt, |record| record.read(&self.shared))
     }
 
     /// Reads the tokens of the records, one after another: each one's prompt, then its response. Returns them, and where
@@ -198,13 +208,25 @@ impl Store {
             *end += record.num_tokens() as u64;
             Some(*end)
         }));
-        let blocks: Vec<&[Located]> = located.chunks(READ_BLOCK).collect();
-        let read = |block: &&[Located]| {
-            let mut tokens = Vec::with_capacity(block.iter().map(Located::num_tokens).sum());
-            block.iter().try_for_each(|record| record.read_tokens(&self.prompts, &mut tokens))?;
-            Ok(tokens)
+        let mut tokens = vec![0; located.iter().map(Located::num_tokens).sum()];
+        let (mut blocks, mut rest) = (Vec::new(), &mut tokens[..]);
+        for block in located.chunks(READ_BLOCK) {
+            let (part, others) = rest.split_at_mut(block.iter().map(Located::num_tokens).sum());
+            blocks.push((block, Mutex::new(part)));
+            rest = others;
+        }
+        let read = |(block, part): &(&[Located], Mutex<&mut [i32]>)| {
+            let mut rest = &mut **lock(part);
+            for record in *block {
+                let (tokens, others) = rest.split_at_mut(record.num_tokens());
+                record.read_tokens(&self.shared, tokens)?;
+                rest = others;
+            }
+            Ok(())
         };
-        Ok((parallel::map_large(&blocks, interrupt, read)?.concat(), begins))
+        parallel::map_large(&blocks, interrupt, read)?;
+        drop(blocks);
+        Ok((tokens, begins))
     }
 
     /// Ids of the records that pass the filter, in the order in which they were appended. Reads no record, but where

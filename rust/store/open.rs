@@ -13,7 +13,7 @@ use super::files::{self, SegmentName};
 use super::footer::footer;
 use super::id::MAX_ATTACHED_NUMBER;
 use super::index::Names;
-use super::read::Prompts;
+use super::read::Shared;
 use super::recovery::{OnDamage, read_start, unreadable};
 use super::segment::Segment;
 use super::shard::{FILE_VERSION, SegmentHeader, trailer};
@@ -95,7 +95,7 @@ pub(super) fn open(directory: &Path, options: Options, interrupt: Interrupt<'_>)
         on_damage: options.on_damage,
         segment_bytes: options.segment_bytes,
         encoder: Encoder::new(options.precision),
-        prompts: Prompts::default(),
+        shared: Shared::default(),
         state: RwLock::new(state),
         writer,
         durable: Mutex::new((0, 0)),

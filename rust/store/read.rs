@@ -5,7 +5,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::id::{record_id, split_id};
 use super::index::LateRow;
@@ -14,8 +16,8 @@ use super::rows::Row;
 use super::shard::{FRAME_HEADER_BYTES, FrameHeader, Kind, read_targeted};
 use crate::error::{Error, Result};
 use crate::trajectory::bytes::Damage;
-use crate::trajectory::ranks::Ranks;
 use crate::trajectory::record::{Columns, Decoded, Present, Record};
+use crate::trajectory::tables::Tables;
 use crate::trajectory::{Late, Trajectory};
 
 /// A segment's open file, shared with reads that are going on.
@@ -26,41 +28,69 @@ pub struct SegmentFile {
     pub path: PathBuf,
     /// What the numbers of its store's segments are counted from.
     pub base: u32,
-    /// Ranks that were read, by the offset of their frame: there are very few.
-    ranks: Mutex<Vec<(u32, Arc<Ranks>)>>,
-    /// Tells files apart in [`Prompts`].
+    /// Tells files apart in [`Shared`].
     key: u64,
 }
 
-/// Tokens of shared prompts that were read lately.
+/// What many records refer to and was read lately: prompts, and the tables by which they are coded.
 #[derive(Default)]
-pub struct Prompts(Mutex<Cached>);
-
-#[derive(Default)]
-struct Cached {
-    /// By the file's key and the offset there.
-    prompts: HashMap<(u64, u32), Arc<[i32]>>,
-    tokens: usize,
+pub struct Shared {
+    prompts: Mutex<Prompts>,
+    tables: Mutex<TablesRead>,
 }
 
-impl Prompts {
-    fn get(&self, file: u64, offset: u32) -> Option<Arc<[i32]>> {
-        lock(&self.0).prompts.get(&(file, offset)).cloned()
+#[derive(Default)]
+struct Prompts {
+    /// By the file's key and the offset there.
+    tokens: HashMap<(u64, u32), Arc<[i32]>>,
+    num_tokens: usize,
+}
+
+#[derive(Default)]
+struct TablesRead {
+    /// By the file's key and the offset there: there are very few in a file.
+    places: HashMap<(u64, u32), Arc<Tables>>,
+    /// The different ones, by a hash of their bytes: a writer puts the same into each of its segments.
+    different: HashMap<u128, Weak<Tables>>,
+}
+
+impl Shared {
+    fn prompt(&self, file: u64, offset: u32) -> Option<Arc<[i32]>> {
+        lock(&self.prompts).tokens.get(&(file, offset)).cloned()
     }
 
-    fn insert(&self, file: u64, offset: u32, tokens: &Arc<[i32]>) {
-        let mut cache = lock(&self.0);
-        if cache.tokens + tokens.len() > MAX_CACHED_TOKENS {
-            *cache = Cached::default();
+    fn keep_prompt(&self, file: u64, offset: u32, tokens: &Arc<[i32]>) {
+        let mut cache = lock(&self.prompts);
+        if cache.num_tokens + tokens.len() > MAX_CACHED_TOKENS {
+            *cache = Prompts::default();
         }
-        if cache.prompts.insert((file, offset), tokens.clone()).is_none() {
-            cache.tokens += tokens.len();
+        if cache.tokens.insert((file, offset), tokens.clone()).is_none() {
+            cache.num_tokens += tokens.len();
         }
+    }
+
+    fn tables(&self, file: u64, offset: u32) -> Option<Arc<Tables>> {
+        lock(&self.tables).places.get(&(file, offset)).cloned()
+    }
+
+    fn keep_tables(&self, file: u64, offset: u32, bytes: &[u8], tables: Tables) -> Arc<Tables> {
+        let hash = xxh3_128(bytes);
+        let mut cache = lock(&self.tables);
+        if cache.places.len() >= MAX_CACHED_TABLES {
+            *cache = TablesRead::default();
+        }
+        let same = cache.different.get(&hash).and_then(Weak::upgrade);
+        let tables = same.unwrap_or_else(|| Arc::new(tables));
+        cache.different.insert(hash, Arc::downgrade(&tables));
+        cache.places.insert((file, offset), tables.clone());
+        tables
     }
 }
 
 /// Tokens of prompts that are kept: 16 MiB of them.
 const MAX_CACHED_TOKENS: usize = 4 << 20;
+/// Places of tables that are kept. Different ones take up to 90 KiB each.
+const MAX_CACHED_TABLES: usize = 1 << 10;
 
 /// A checked frame.
 struct IndexedFrame {
@@ -78,36 +108,36 @@ impl SegmentFile {
     /// The open file.
     pub fn new(file: File, path: PathBuf, base: u32) -> Self {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        SegmentFile { file, path, base, ranks: Mutex::new(Vec::new()), key: KEYS.fetch_add(1, Ordering::Relaxed) }
+        SegmentFile { file, path, base, key: KEYS.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// Reads one record by its row, as it was appended.
-    pub fn record(&self, row: &Row, columns: Columns, prompts: &Prompts) -> Result<Trajectory> {
+    pub fn record(&self, row: &Row, columns: Columns, shared: &Shared) -> Result<Trajectory> {
         let offset = u64::from(row.offset);
         let frame = self.read_frame(offset, row.length)?;
         let damaged = |damage: Damage| self.damaged(offset, damage);
         let record = Record::parse(self.content(row, &frame)?).map_err(damaged)?;
-        let ranks = self.ranks(&record, offset)?;
-        let Decoded { mut trajectory, prompt_at } = record.decode(columns, ranks.as_deref()).map_err(damaged)?;
+        let tables = self.tables(&record, offset, shared)?;
+        let Decoded { mut trajectory, prompt_at } = record.decode(columns, tables.as_deref()).map_err(damaged)?;
         if let Some((at, count)) = prompt_at {
-            trajectory.prompt_tokens = self.prompt(at, count, prompts)?.to_vec();
+            trajectory.prompt_tokens = self.prompt(at, count, shared)?.to_vec();
         }
         Ok(trajectory)
     }
 
-    /// Appends the tokens of a record: its prompt, then its response.
-    pub fn tokens(&self, row: &Row, prompts: &Prompts, out: &mut Vec<i32>) -> Result<()> {
+    /// Reads the tokens of a record, the prompt and then the response; `out` has room for just them.
+    pub fn tokens(&self, row: &Row, shared: &Shared, out: &mut [i32]) -> Result<()> {
         let offset = u64::from(row.offset);
         let frame = self.read_frame(offset, row.length)?;
         let damaged = |damage: Damage| self.damaged(offset, damage);
         let record = Record::parse(self.content(row, &frame)?).map_err(damaged)?;
-        let ranks = self.ranks(&record, offset)?;
-        let (prompt, response) = (row.prompt as usize, row.response as usize);
+        let tables = self.tables(&record, offset, shared)?;
+        let (prompt, response) = out.split_at_mut(row.prompt as usize);
         match record.places().map_err(damaged)?.prompt {
-            Some(at) => out.extend_from_slice(&self.prompt(at, prompt, prompts)?),
-            None => record.prompt(prompt, ranks.as_deref(), out).map_err(damaged)?,
+            Some(at) => prompt.copy_from_slice(&self.prompt(at, prompt.len(), shared)?),
+            None => record.prompt(tables.as_deref(), prompt).map_err(damaged)?,
         }
-        record.response(response, ranks.as_deref(), out).map_err(damaged)
+        record.response(tables.as_deref(), response).map_err(damaged)
     }
 
     /// Which columns the record has in itself, by reading it.
@@ -162,8 +192,8 @@ impl SegmentFile {
         Error::Corrupt { path: self.path.clone(), offset, what }
     }
 
-    fn prompt(&self, at: u32, count: usize, prompts: &Prompts) -> Result<Arc<[i32]>> {
-        if let Some(tokens) = prompts.get(self.key, at).filter(|tokens| tokens.len() == count) {
+    fn prompt(&self, at: u32, count: usize, shared: &Shared) -> Result<Arc<[i32]>> {
+        if let Some(tokens) = shared.prompt(self.key, at).filter(|tokens| tokens.len() == count) {
             return Ok(tokens);
         }
         let offset = u64::from(at);
@@ -173,29 +203,27 @@ impl SegmentFile {
         }
         let damaged = |damage: Damage| self.damaged(offset, damage);
         let record = Record::parse(&payload).map_err(damaged)?;
-        let ranks = self.ranks(&record, offset)?;
-        let mut tokens = Vec::new();
-        record.prompt(count, ranks.as_deref(), &mut tokens).map_err(damaged)?;
+        let tables = self.tables(&record, offset, shared)?;
+        let mut tokens = vec![0; count];
+        record.prompt(tables.as_deref(), &mut tokens).map_err(damaged)?;
         let tokens: Arc<[i32]> = tokens.into();
-        prompts.insert(self.key, at, &tokens);
+        shared.keep_prompt(self.key, at, &tokens);
         Ok(tokens)
     }
 
-    /// The ranks by which the tokens of the record at `offset` are coded, if they are.
-    fn ranks(&self, record: &Record<'_>, offset: u64) -> Result<Option<Arc<Ranks>>> {
-        let Some(at) = record.places().map_err(|damage| self.damaged(offset, damage))?.ranks else { return Ok(None) };
-        let mut known = lock(&self.ranks);
-        if let Some((_, ranks)) = known.iter().find(|(offset, _)| *offset == at) {
-            return Ok(Some(ranks.clone()));
+    /// The tables by which the record at `offset` is coded, if it is.
+    fn tables(&self, record: &Record<'_>, offset: u64, shared: &Shared) -> Result<Option<Arc<Tables>>> {
+        let Some(at) = record.places().map_err(|damage| self.damaged(offset, damage))?.tables else { return Ok(None) };
+        if let Some(tables) = shared.tables(self.key, at) {
+            return Ok(Some(tables));
         }
         let (header, payload) = self.frame(u64::from(at))?;
-        if header.kind != Kind::Ranks {
-            return Err(self.corrupt(u64::from(at), "a record refers to this frame as its ranks".to_owned()));
+        if header.kind != Kind::Tables {
+            return Err(self.corrupt(u64::from(at), "a record refers to this frame as its tables".to_owned()));
         }
-        let ranks = Record::parse(&payload).and_then(|record| record.ranks());
-        let ranks = Arc::new(ranks.map_err(|damage| self.damaged(u64::from(at), damage))?);
-        known.push((at, ranks.clone()));
-        Ok(Some(ranks))
+        let tables = Record::parse(&payload).and_then(|record| record.tables());
+        let tables = tables.map_err(|damage| self.damaged(u64::from(at), damage))?;
+        Ok(Some(shared.keep_tables(self.key, at, &payload, tables)))
     }
 
     /// The encoded record in the frame that the index has for it.

@@ -1,5 +1,5 @@
 //! Writing segments anew as one: the frames that stay, one segment after the other, records behind their ids. What records
-//! refer to (prompts, ranks) comes once, however many of the segments had it.
+//! refer to (prompts, tables) comes once, however many of the segments had it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
@@ -72,7 +72,7 @@ struct Copy<'a> {
     time_us: u64,
     rows: Rows,
     late: Vec<LateRow>,
-    /// Offsets of prompts and ranks, by a hash of the frame's content.
+    /// Offsets of prompts and tables, by a hash of the frame's content.
     shared: HashMap<u128, u32>,
     out: &'a mut dyn Write,
 }
@@ -144,15 +144,15 @@ impl Copy<'_> {
     }
 }
 
-/// Offsets of the frames that records refer to (prompts, ranks), and those refer to in turn; in order.
+/// Offsets of the frames that records refer to (prompts, tables), and those refer to in turn; in order.
 fn shared(part: &Part, interrupt: Interrupt<'_>) -> Result<BTreeSet<u32>> {
     let mut shared = BTreeSet::new();
     for row in &part.rows {
         interrupt.check()?;
         let places = places(&part.file, row.offset)?;
-        shared.extend(places.ranks);
+        shared.extend(places.tables);
         if let Some(prompt) = places.prompt.filter(|&prompt| shared.insert(prompt)) {
-            shared.extend(self::places(&part.file, prompt)?.ranks);
+            shared.extend(self::places(&part.file, prompt)?.tables);
         }
     }
     Ok(shared)
@@ -170,7 +170,7 @@ fn places(file: &SegmentFile, offset: u32) -> Result<Places> {
 
 /// The record with the frames that it refers to where they are now.
 fn moved(record: &Record<'_>, now: &HashMap<u32, u32>) -> Result<Vec<u8>, Damage> {
-    let Places { prompt, ranks } = record.places()?;
+    let Places { prompt, tables } = record.places()?;
     let moved = |place: Option<u32>| place.and_then(|place| now.get(&place).copied());
-    Ok(record.moved(Places { prompt: moved(prompt), ranks: moved(ranks) }))
+    Ok(record.moved(Places { prompt: moved(prompt), tables: moved(tables) }))
 }

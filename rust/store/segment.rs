@@ -112,7 +112,7 @@ impl Segment {
                 }
                 Kind::Trajectory | Kind::Moved => rows.push(self.row_of(&frame, names).map_err(damaged)?),
                 Kind::Late | Kind::Tombstone => late.push(late_row_of(&frame).map_err(damaged)?),
-                Kind::Prompt | Kind::Ranks => {}
+                Kind::Prompt | Kind::Tables => {}
                 // Behind a damaged magic or version.
                 Kind::Header if self.sequence == 0 => {}
                 Kind::Header | Kind::Attachment => {

@@ -15,9 +15,9 @@ use crate::trajectory::record::MAX_RECORD_BYTES;
 
 /// Bytes of a file before its first frame: format and version.
 pub const FILE_MAGIC_BYTES: usize = 8;
-/// Version of the files that are written. Version 1 had no late columns, version 2 no ranks, version 3 no merged segments;
-/// they are read all the same.
-pub const FILE_VERSION: u16 = 4;
+/// Version of the files that are written. Version 1 had no late columns, version 2 no ranks, version 3 no merged segments,
+/// version 4 no prefix codes; they are read all the same.
+pub const FILE_VERSION: u16 = 5;
 /// The first version whose header frame says the version too.
 const CHECKED_VERSION: u16 = 3;
 const FILE_MAGIC: [u8; 6] = *b"SPOSEG";
@@ -52,8 +52,8 @@ pub enum Kind {
     Tombstone = 6,
     /// [`Attachment`].
     Attachment = 7,
-    /// Ranks by which the tokens of later frames of the file are coded; they refer to it by its offset.
-    Ranks = 8,
+    /// Tables by which later frames of the file are coded; they refer to it by its offset.
+    Tables = 8,
     /// A record that compaction has written anew, behind its id: it was appended to this segment or to one merged into it.
     Moved = 9,
 }
@@ -122,7 +122,7 @@ impl FrameHeader {
             5 => Kind::Late,
             6 => Kind::Tombstone,
             7 => Kind::Attachment,
-            8 => Kind::Ranks,
+            8 => Kind::Tables,
             9 => Kind::Moved,
             other => return Err(cursor.damage(format!("frames of kind {other} are from another version"))),
         };

@@ -9,7 +9,7 @@ use super::files::SegmentName;
 use super::id::split_id;
 use super::index::{Filter, LateRow, Names, ResolvedFilter};
 use super::late::LateIndex;
-use super::read::{Prompts, SegmentFile};
+use super::read::{SegmentFile, Shared};
 use super::recovery::OnDamage;
 use super::rows::Row;
 use super::segment::Segment;
@@ -239,14 +239,14 @@ impl Located {
         self.row.prompt as usize + self.row.response as usize
     }
 
-    /// Appends its tokens: the prompt, then the response.
-    pub fn read_tokens(&self, prompts: &Prompts, out: &mut Vec<i32>) -> Result<()> {
-        self.file.tokens(&self.row, prompts, out)
+    /// Reads its tokens, the prompt and then the response; `out` has room for just [`Self::num_tokens`].
+    pub fn read_tokens(&self, shared: &Shared, out: &mut [i32]) -> Result<()> {
+        self.file.tokens(&self.row, shared, out)
     }
 
     /// Reads the record as it is now known.
-    pub fn read(&self, prompts: &Prompts) -> Result<Trajectory> {
-        let mut trajectory = self.file.record(&self.row, self.columns, prompts)?;
+    pub fn read(&self, shared: &Shared) -> Result<Trajectory> {
+        let mut trajectory = self.file.record(&self.row, self.columns, shared)?;
         trajectory.reward = self.row.reward;
         for (file, row, column) in &self.late {
             file.late(row, self.row.response, *column)?.apply(&mut trajectory);

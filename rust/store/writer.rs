@@ -12,8 +12,8 @@ use super::files::{self, SegmentName};
 use super::id::MAX_SEGMENT_NUMBER;
 use super::shard::{FRAME_HEADER_BYTES, FrameHeader, Kind, SegmentHeader, trailer};
 use crate::error::{Error, Result};
-use crate::trajectory::ranks::Ranks;
-use crate::trajectory::record::{Encoded, Places, ranks_frame};
+use crate::trajectory::record::{Encoded, Places, tables_frame};
+use crate::trajectory::tables::Tables;
 
 /// Makes a file's content durable; replaced in tests of what happens when that fails.
 pub type SyncFn = Arc<dyn Fn(&File) -> std::io::Result<()> + Send + Sync>;
@@ -35,8 +35,8 @@ pub struct Writer {
     last_time_us: u64,
     /// Offsets of the prompts in the segment, by key.
     prompts: HashMap<u128, u32>,
-    /// The ranks in the segment, and their offset.
-    ranks: Option<(Arc<Ranks>, u32)>,
+    /// The tables in the segment, and their offset.
+    tables: Option<(Arc<Tables>, u32)>,
     /// A new segment to go on in, made by an attempt to seal that failed.
     spare: Option<(u32, Arc<File>, u64)>,
 }
@@ -102,7 +102,7 @@ impl Writer {
             sequence: 1,
             last_time_us,
             prompts: HashMap::new(),
-            ranks: None,
+            tables: None,
             spare: None,
         })
     }
@@ -130,33 +130,33 @@ impl Writer {
             sequence,
             last_time_us,
             prompts: HashMap::new(),
-            ranks: None,
+            tables: None,
             spare: None,
         })
     }
 
     /// Writes a frame for each record, and before it one for its prompt if that is worth sharing and new in the segment;
-    /// the ranks of its tokens likewise. On an error nothing of it stays; if that cannot be assured, `poison` is told.
+    /// its tables likewise. On an error nothing of it stays; if that cannot be assured, `poison` is told.
     pub fn append(&mut self, records: &[Encoded], poison: &Poison) -> Result<Written> {
         let capacity = records.iter().map(|record| record.num_bytes() + FRAME_HEADER_BYTES).sum();
         let (mut batch, mut frames) = (self.batch(capacity), Vec::with_capacity(records.len()));
-        let (mut ranks, mut new_prompts) = (self.ranks.clone(), HashMap::new());
+        let (mut tables, mut new_prompts) = (self.tables.clone(), HashMap::new());
         let mut payload = Vec::new();
         for (at, record) in records.iter().enumerate() {
             let mut places = Places::default();
-            if let Some(wanted) = &record.ranks {
-                let known = ranks.as_ref().filter(|(known, _)| Arc::ptr_eq(known, wanted)).map(|(_, offset)| *offset);
+            if let Some(wanted) = &record.tables {
+                let known = tables.as_ref().filter(|(known, _)| Arc::ptr_eq(known, wanted)).map(|(_, offset)| *offset);
                 let offset = match known {
                     Some(offset) => offset,
-                    None => batch.put(Kind::Ranks, false, &ranks_frame(wanted)?).offset,
+                    None => batch.put(Kind::Tables, false, &tables_frame(wanted)?).offset,
                 };
-                ranks = Some((wanted.clone(), offset));
-                places.ranks = Some(offset);
+                tables = Some((wanted.clone(), offset));
+                places.tables = Some(offset);
             }
             if let Some(prompt) = record.prompt.as_ref().filter(|prompt| prompt.is_shareable()) {
                 let known = self.prompts.get(&prompt.key).or_else(|| new_prompts.get(&prompt.key)).copied();
                 let offset =
-                    known.unwrap_or_else(|| batch.put(Kind::Prompt, false, &prompt.frame(places.ranks)).offset);
+                    known.unwrap_or_else(|| batch.put(Kind::Prompt, false, &prompt.frame(places.tables)).offset);
                 new_prompts.insert(prompt.key, offset);
                 places.prompt = Some(offset);
             }
@@ -166,7 +166,7 @@ impl Writer {
         }
         let time_us = self.write_batch(batch, poison)?;
         self.prompts.extend(new_prompts);
-        self.ranks = ranks;
+        self.tables = tables;
         Ok(Written { number: self.number, frames, time_us })
     }
 
@@ -216,7 +216,7 @@ impl Writer {
         let (sealed, locked) = (self.number, std::mem::replace(&mut self.file, file));
         (self.number, self.length, self.sequence) = (number, length, 1);
         self.prompts.clear();
-        self.ranks = None;
+        self.tables = None;
         files::rename_sealed(&self.directory, sealed, &locked)
     }
 

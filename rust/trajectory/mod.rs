@@ -8,9 +8,11 @@ pub mod bytes;
 pub mod columns;
 pub mod compression;
 mod late;
+pub mod prefix;
 pub mod ranks;
 pub mod record;
 mod scalars;
+pub mod tables;
 
 use std::collections::BTreeMap;
 

@@ -3,12 +3,14 @@
 use super::encode::{Places, place};
 use super::present::{Columns, Present};
 use super::streams::{
-    BEHAVIOR, EncodedStream, MONTE_CARLO, PROMPT, PROMPT_AT, RANKS, RANKS_AT, REFERENCE, RESPONSE, REWARD, SCALARS,
-    Stream, directory, put_streams,
+    BEHAVIOR, EncodedStream, LOGPROB_CODE, MONTE_CARLO, PROMPT, PROMPT_AT, RANKS, REFERENCE, RESPONSE, REWARD, SCALARS,
+    Stream, TABLES_AT, TOKEN_CODE, directory, put_streams,
 };
 use crate::trajectory::bytes::{Cursor, Damage};
-use crate::trajectory::columns::{read_floats, read_tokens};
+use crate::trajectory::columns::{read_coded_floats, read_coded_tokens, read_floats, read_tokens};
+use crate::trajectory::prefix::{Alphabet, Code};
 use crate::trajectory::ranks::Ranks;
+use crate::trajectory::tables::Tables;
 use crate::trajectory::{Late, MonteCarlo, Trajectory, scalars};
 
 /// A record, which lacks its prompt if that is elsewhere.
@@ -46,7 +48,7 @@ pub fn decode(bytes: &[u8], columns: Columns) -> Result<Decoded, Damage> {
     Record::parse(bytes)?.decode(columns, None)
 }
 
-/// Streams that belong together: a record, a shared prompt, ranks, or late columns.
+/// Streams that belong together: a record, a shared prompt, tables, or late columns.
 pub struct Record<'a>(Vec<Stream<'a>>);
 
 impl<'a> Record<'a> {
@@ -58,7 +60,7 @@ impl<'a> Record<'a> {
     /// Where the parts are that are not in it.
     pub fn places(&self) -> Result<Places, Damage> {
         let place = |tag| self.find(tag).map(|stream| read_place(&stream.content()?)).transpose();
-        Ok(Places { prompt: place(PROMPT_AT)?, ranks: place(RANKS_AT)? })
+        Ok(Places { prompt: place(PROMPT_AT)?, tables: place(TABLES_AT)? })
     }
 
     /// Which of the columns that need not be there are there.
@@ -66,26 +68,30 @@ impl<'a> Record<'a> {
         Present::of_tags(|tag| self.find(tag).is_some())
     }
 
-    /// Decodes a record; `ranks` are those that [`Self::places`] tells of. Columns that are not wanted come back empty
+    /// Decodes a record; `tables` are those that [`Self::places`] tells of. Columns that are not wanted come back empty
     /// (tokens) or absent (logprobs).
-    pub fn decode(&self, columns: Columns, ranks: Option<&Ranks>) -> Result<Decoded, Damage> {
+    pub fn decode(&self, columns: Columns, tables: Option<&Tables>) -> Result<Decoded, Damage> {
         let Scalars { mut trajectory, prompt, response, .. } = self.scalars()?;
         let mut prompt_at = None;
         if columns.prompt {
             match self.places()?.prompt {
                 Some(at) => prompt_at = Some((at, prompt)),
-                None => self.tokens(PROMPT, prompt, ranks, &mut trajectory.prompt_tokens)?,
+                None => {
+                    trajectory.prompt_tokens = vec![0; prompt];
+                    self.prompt(tables, &mut trajectory.prompt_tokens)?;
+                }
             }
         }
         if columns.response {
-            self.tokens(RESPONSE, response, ranks, &mut trajectory.response_tokens)?;
+            trajectory.response_tokens = vec![0; response];
+            self.tokens(RESPONSE, tables, &mut trajectory.response_tokens)?;
         }
-        let logprobs = |wanted: bool, tag: u8| match self.find(tag) {
-            Some(stream) if wanted => Ok(Some(read_floats(&stream.content()?, response)?)),
+        let column = |wanted: bool, tag: u8| match self.find(tag) {
+            Some(stream) if wanted => logprobs(stream, response, tables).map(Some),
             _ => Ok(None),
         };
-        trajectory.behavior_logprobs = logprobs(columns.behavior, BEHAVIOR)?;
-        trajectory.reference_logprobs = logprobs(columns.reference, REFERENCE)?;
+        trajectory.behavior_logprobs = column(columns.behavior, BEHAVIOR)?;
+        trajectory.reference_logprobs = column(columns.reference, REFERENCE)?;
         if let Some(stream) = self.find(MONTE_CARLO).filter(|_| columns.monte_carlo) {
             trajectory.mc_successes = Some(MonteCarlo::read(&stream.content()?)?);
         }
@@ -98,19 +104,25 @@ impl<'a> Record<'a> {
         Ok(Scalars { trajectory, prompt, response, present: self.present() })
     }
 
-    /// Appends the tokens of the prompt, of which there must be `count`.
-    pub fn prompt(&self, count: usize, ranks: Option<&Ranks>, out: &mut Vec<i32>) -> Result<(), Damage> {
-        self.tokens(PROMPT, count, ranks, out)
+    /// Reads the tokens of the prompt, which must be as many as there are in `out`.
+    pub fn prompt(&self, tables: Option<&Tables>, out: &mut [i32]) -> Result<(), Damage> {
+        self.tokens(PROMPT, tables, out)
     }
 
-    /// Appends the tokens of the response, of which there must be `count`.
-    pub fn response(&self, count: usize, ranks: Option<&Ranks>, out: &mut Vec<i32>) -> Result<(), Damage> {
-        self.tokens(RESPONSE, count, ranks, out)
+    /// Reads the tokens of the response, which must be as many as there are in `out`.
+    pub fn response(&self, tables: Option<&Tables>, out: &mut [i32]) -> Result<(), Damage> {
+        self.tokens(RESPONSE, tables, out)
     }
 
-    /// Ranks, to decode with.
-    pub fn ranks(&self) -> Result<Ranks, Damage> {
-        Ranks::read(&self.required(RANKS, "ranks")?.content()?)
+    /// Tables, to decode with.
+    pub fn tables(&self) -> Result<Tables, Damage> {
+        let ranks = Ranks::read(&self.required(RANKS, "ranks")?.content()?)?;
+        let code = |tag, alphabet| {
+            let stream = self.find(tag);
+            stream.map(|stream| Code::read(alphabet, &stream.content()?)).transpose()
+        };
+        let (tokens, logprobs) = (code(TOKEN_CODE, Alphabet::Numbers)?, code(LOGPROB_CODE, Alphabet::Bytes)?);
+        Ok(Tables::new(ranks, tokens, logprobs))
     }
 
     /// Those of the late columns that are wanted, of a response of `response` tokens.
@@ -134,7 +146,7 @@ impl<'a> Record<'a> {
     /// The same with the parts that are elsewhere in other places.
     pub fn moved(&self, places: Places) -> Vec<u8> {
         let moved = |stream: &Stream<'_>| match (stream.tag, places) {
-            (PROMPT_AT, Places { prompt: Some(at), .. }) | (RANKS_AT, Places { ranks: Some(at), .. }) => {
+            (PROMPT_AT, Places { prompt: Some(at), .. }) | (TABLES_AT, Places { tables: Some(at), .. }) => {
                 place(stream.tag, at)
             }
             _ => stream.encoded(),
@@ -145,12 +157,17 @@ impl<'a> Record<'a> {
         out
     }
 
-    fn tokens(&self, tag: u8, count: usize, ranks: Option<&Ranks>, out: &mut Vec<i32>) -> Result<(), Damage> {
-        if self.find(RANKS_AT).is_some() != ranks.is_some() {
-            return Err(Damage { offset: 0, what: "the ranks of the record's tokens are missing".to_owned() });
+    fn tokens(&self, tag: u8, tables: Option<&Tables>, out: &mut [i32]) -> Result<(), Damage> {
+        if self.find(TABLES_AT).is_some() != tables.is_some() {
+            return Err(Damage { offset: 0, what: "the tables of the record's tokens are missing".to_owned() });
         }
-        let what = if tag == PROMPT { "prompt" } else { "response" };
-        read_tokens(&self.required(tag, what)?.content()?, count, ranks, out)
+        let stream = self.required(tag, if tag == PROMPT { "prompt" } else { "response" })?;
+        match (stream.coded(), tables) {
+            (Some(coded), Some(Tables { ranks, tokens: Some(code), .. })) => {
+                read_coded_tokens(coded, (ranks, code), out)
+            }
+            _ => read_tokens(&stream.content()?, tables.map(|tables| &tables.ranks), out),
+        }
     }
 
     fn required(&self, tag: u8, what: &str) -> Result<&Stream<'a>, Damage> {
@@ -159,6 +176,13 @@ impl<'a> Record<'a> {
 
     fn find(&self, tag: u8) -> Option<&Stream<'a>> {
         self.0.iter().find(|stream| stream.tag == tag)
+    }
+}
+
+fn logprobs(stream: &Stream<'_>, count: usize, tables: Option<&Tables>) -> Result<Vec<f32>, Damage> {
+    match (stream.coded(), tables.and_then(|tables| tables.logprobs.as_ref())) {
+        (Some(coded), Some(code)) => read_coded_floats(coded, count, code),
+        _ => read_floats(&stream.content()?, count),
     }
 }
 

@@ -6,25 +6,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::streams::{
-    BEHAVIOR, EncodedStream, MONTE_CARLO, PROMPT, PROMPT_AT, RANKS, RANKS_AT, REFERENCE, RESPONSE, REWARD, SCALARS,
-    put_streams,
+    BEHAVIOR, EncodedStream, LOGPROB_CODE, MONTE_CARLO, PROMPT, PROMPT_AT, RANKS, REFERENCE, RESPONSE, REWARD, SCALARS,
+    TABLES_AT, TOKEN_CODE, put_streams,
 };
 use crate::error::Result;
 use crate::trajectory::bytes::{put_float, put_varint};
 use crate::trajectory::columns::{self, Precision};
-use crate::trajectory::ranks::Ranks;
+use crate::trajectory::tables::Tables;
 use crate::trajectory::{Late, Trajectory, scalars};
 
 /// A shared prompt replaces an offset and a frame's header, so a short one is no gain.
 const MIN_SHARED_BYTES: usize = 64;
+/// Fewer numbers are not worth the lengths of streams that a prefix code takes.
+const MIN_CODED: usize = 64;
+/// More tokens repeat one another so much that what looks for repetitions may do better than a prefix code.
+const MAX_SURELY_CODED: usize = 1 << 12;
 /// Encoded prompts that are remembered.
 const MAX_PROMPTS: usize = 1 << 10;
 
 /// How columns are encoded; the default is exact and needs nothing from elsewhere.
 #[derive(Clone, Default)]
 pub struct Coding {
-    /// By which tokens are coded, if by any.
-    pub ranks: Option<Arc<Ranks>>,
+    /// By which tokens and logprobs are coded, if by any.
+    pub tables: Option<Arc<Tables>>,
     /// How exactly logprobs are kept.
     pub precision: Precision,
 }
@@ -34,8 +38,8 @@ pub struct Coding {
 pub struct Places {
     /// Offset of the frame with the prompt; `None` if it is in the record.
     pub prompt: Option<u32>,
-    /// Offset of the frame with the ranks; `None` if tokens are coded by their ids.
-    pub ranks: Option<u32>,
+    /// Offset of the frame with the tables; `None` if nothing is coded by any.
+    pub tables: Option<u32>,
 }
 
 /// An encoded prompt, which many records may have.
@@ -52,10 +56,10 @@ impl Prompt {
     }
 
     /// What the frame of its own holds.
-    pub fn frame(&self, ranks: Option<u32>) -> Vec<u8> {
+    pub fn frame(&self, tables: Option<u32>) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.stream.stored.len() + 16);
-        let ranks = ranks.map(|at| place(RANKS_AT, at));
-        put_streams(ranks.iter().chain([&self.stream]), &mut out);
+        let tables = tables.map(|at| place(TABLES_AT, at));
+        put_streams(tables.iter().chain([&self.stream]), &mut out);
         out
     }
 }
@@ -65,13 +69,13 @@ impl Prompt {
 pub struct Prompts(Mutex<HashMap<u128, Arc<Prompt>>>);
 
 impl Prompts {
-    fn encode(&self, tokens: &[i32], ranks: Option<&Ranks>) -> Result<Arc<Prompt>> {
-        let key = xxh3_128(bytemuck::cast_slice(tokens)) ^ u128::from(ranks.is_some());
+    fn encode(&self, tokens: &[i32], tables: Option<&Tables>) -> Result<Arc<Prompt>> {
+        let key = xxh3_128(bytemuck::cast_slice(tokens)) ^ u128::from(tables.is_some());
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(prompt) = lock().get(&key) {
             return Ok(prompt.clone());
         }
-        let stream = EncodedStream::new(PROMPT, columns::tokens(tokens, ranks))?;
+        let stream = EncodedStream::new(PROMPT, columns::tokens(tokens, tables.map(|tables| &tables.ranks)))?;
         let prompt = Arc::new(Prompt { key, stream });
         let mut known = lock();
         if known.len() >= MAX_PROMPTS {
@@ -86,36 +90,36 @@ impl Prompts {
 pub struct Encoded {
     /// Its prompt; late columns have none.
     pub prompt: Option<Arc<Prompt>>,
-    /// By which its tokens are coded, if by any.
-    pub ranks: Option<Arc<Ranks>>,
+    /// By which it is coded, if by any.
+    pub tables: Option<Arc<Tables>>,
     streams: Vec<EncodedStream>,
 }
 
 impl Encoded {
     /// Encodes a trajectory, which must be valid ([`Trajectory::validate`]).
     pub fn new(trajectory: &Trajectory, coding: &Coding, prompts: &Prompts) -> Result<Self> {
-        let ranks = coding.ranks.as_deref();
-        let prompt = Some(prompts.encode(&trajectory.prompt_tokens, ranks)?);
+        let tables = coding.tables.as_deref();
+        let prompt = Some(prompts.encode(&trajectory.prompt_tokens, tables)?);
         let mut streams = vec![
             EncodedStream::new(SCALARS, scalars::put(trajectory))?,
-            EncodedStream::new(RESPONSE, columns::tokens(&trajectory.response_tokens, ranks))?,
+            response(&trajectory.response_tokens, tables)?,
         ];
         for (tag, column) in [(BEHAVIOR, &trajectory.behavior_logprobs), (REFERENCE, &trajectory.reference_logprobs)] {
             if let Some(column) = column {
-                streams.push(logprobs(tag, column, coding.precision)?);
+                streams.push(logprobs(tag, column, coding.precision, tables)?);
             }
         }
         if let Some(counts) = &trajectory.mc_successes {
             streams.push(EncodedStream::new(MONTE_CARLO, counts.put())?);
         }
-        Ok(Encoded { prompt, ranks: coding.ranks.clone(), streams })
+        Ok(Encoded { prompt, tables: coding.tables.clone(), streams })
     }
 
     /// Encodes late columns, which must be valid ([`Late::validate`]).
     pub fn late(late: &Late, precision: Precision) -> Result<Self> {
         let mut streams = Vec::new();
         if let Some(column) = &late.reference_logprobs {
-            streams.push(logprobs(REFERENCE, column, precision)?);
+            streams.push(logprobs(REFERENCE, column, precision, None)?);
         }
         if let Some(counts) = &late.mc_successes {
             streams.push(EncodedStream::new(MONTE_CARLO, counts.put())?);
@@ -125,7 +129,7 @@ impl Encoded {
             put_float(&mut raw, reward);
             streams.push(EncodedStream::new(REWARD, raw)?);
         }
-        Ok(Encoded { prompt: None, ranks: None, streams })
+        Ok(Encoded { prompt: None, tables: None, streams })
     }
 
     /// Bytes of the streams, at most.
@@ -136,17 +140,23 @@ impl Encoded {
 
     /// Appends the record.
     pub fn put(&self, places: Places, out: &mut Vec<u8>) {
-        let ranks = places.ranks.map(|at| place(RANKS_AT, at));
+        let tables = places.tables.map(|at| place(TABLES_AT, at));
         let elsewhere = places.prompt.map(|at| place(PROMPT_AT, at));
         let prompt = elsewhere.as_ref().or(self.prompt.as_ref().map(|prompt| &prompt.stream));
-        put_streams(ranks.iter().chain(prompt).chain(&self.streams), out);
+        put_streams(tables.iter().chain(prompt).chain(&self.streams), out);
     }
 }
 
-/// What a frame of ranks holds.
-pub fn ranks_frame(ranks: &Ranks) -> Result<Vec<u8>> {
+/// What a frame of tables holds.
+pub fn tables_frame(tables: &Tables) -> Result<Vec<u8>> {
+    let mut streams = vec![EncodedStream::new(RANKS, tables.ranks.put())?];
+    for (tag, code) in [(TOKEN_CODE, &tables.tokens), (LOGPROB_CODE, &tables.logprobs)] {
+        if let Some(code) = code {
+            streams.push(EncodedStream::new(tag, code.put())?);
+        }
+    }
     let mut out = Vec::new();
-    put_streams([&EncodedStream::new(RANKS, ranks.put())?].into_iter(), &mut out);
+    put_streams(streams.iter(), &mut out);
     Ok(out)
 }
 
@@ -157,6 +167,22 @@ pub(super) fn place(tag: u8, offset: u32) -> EncodedStream {
     EncodedStream::raw(tag, raw)
 }
 
-fn logprobs(tag: u8, column: &[f32], precision: Precision) -> Result<EncodedStream> {
+fn response(tokens: &[i32], tables: Option<&Tables>) -> Result<EncodedStream> {
+    let plain = || EncodedStream::new(RESPONSE, columns::tokens(tokens, tables.map(|tables| &tables.ranks)));
+    let coded = tables.filter(|_| tokens.len() >= MIN_CODED).and_then(|tables| columns::coded_tokens(tokens, tables));
+    let Some(coded) = coded.map(|coded| EncodedStream::coded(RESPONSE, coded)) else { return plain() };
+    // A code that was learned from other tokens than these shows by how much it takes.
+    if tokens.len() <= MAX_SURELY_CODED && 2 * coded.stored.len() < 3 * tokens.len() {
+        return Ok(coded);
+    }
+    let plain = plain()?;
+    Ok(if plain.stored.len() < coded.stored.len() { plain } else { coded })
+}
+
+fn logprobs(tag: u8, column: &[f32], precision: Precision, tables: Option<&Tables>) -> Result<EncodedStream> {
+    let code = tables.and_then(|tables| tables.logprobs.as_ref()).filter(|_| column.len() >= MIN_CODED);
+    if let Some(coded) = code.and_then(|code| columns::coded_floats(column, precision, code)) {
+        return Ok(EncodedStream::coded(tag, coded));
+    }
     EncodedStream::split(tag, columns::floats(column, precision), column.len())
 }

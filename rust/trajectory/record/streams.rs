@@ -1,5 +1,7 @@
 //! Streams: their tags, and how their bytes are stored.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Result};
 use crate::trajectory::MAX_TOKENS;
 use crate::trajectory::bytes::{Cursor, Damage, put_varint};
@@ -7,7 +9,7 @@ use crate::trajectory::compression::{compress, decompress, entropy_code};
 
 /// Version of the record's layout. Earlier ones had fewer streams and codecs, and longer directories; they are read all the
 /// same.
-const RECORD_VERSION: u8 = 4;
+const RECORD_VERSION: u8 = 5;
 const OLDEST_VERSION: u8 = 1;
 /// The last version whose directory has tag and codec in a byte each, and both lengths always.
 const LONG_DIRECTORY: u8 = 3;
@@ -27,10 +29,14 @@ pub const PROMPT_AT: u8 = 6;
 pub const MONTE_CARLO: u8 = 7;
 /// Of late columns alone.
 pub const REWARD: u8 = 8;
-/// Where the ranks are by which prompt and response are coded.
-pub const RANKS_AT: u8 = 9;
-/// Of a frame of ranks alone.
+/// Where the tables are by which tokens and logprobs are coded.
+pub const TABLES_AT: u8 = 9;
+/// Of a frame of tables alone, like the next two: the ranks of tokens,
 pub const RANKS: u8 = 10;
+/// the prefix code of ranks,
+pub const TOKEN_CODE: u8 = 11;
+/// and that of the first bytes of logprobs.
+pub const LOGPROB_CODE: u8 = 12;
 const STREAMS: usize = 7;
 
 const RAW: u8 = 0;
@@ -38,6 +44,8 @@ const RAW: u8 = 0;
 const ZSTD: u8 = 1;
 /// The length of a zstd frame with the first part, the frame, and the rest as it is.
 const SPLIT: u8 = 2;
+/// By the prefix codes of the tables; the directory has no raw length of it.
+const CODED: u8 = 3;
 /// Less than this is not worth a compressor's time.
 const MIN_COMPRESSED: usize = 200;
 
@@ -68,6 +76,11 @@ impl EncodedStream {
         EncodedStream { tag, codec: RAW, raw_length: raw.len(), stored: raw }
     }
 
+    /// Coded by tables already.
+    pub fn coded(tag: u8, stored: Vec<u8>) -> Self {
+        EncodedStream { tag, codec: CODED, raw_length: stored.len(), stored }
+    }
+
     /// The first `head` bytes compressed, where that makes them smaller; the rest hardly would be.
     pub fn split(tag: u8, raw: Vec<u8>, head: usize) -> Result<Self> {
         check_size(raw.len())?;
@@ -88,7 +101,7 @@ impl EncodedStream {
     pub fn put_entry(&self, out: &mut Vec<u8>) {
         out.push(self.tag << CODEC_BITS | self.codec);
         put_varint(out, self.stored.len() as u64);
-        if self.codec != RAW {
+        if !matches!(self.codec, RAW | CODED) {
             put_varint(out, self.raw_length as u64);
         }
     }
@@ -117,13 +130,18 @@ pub struct Stream<'a> {
     stored: &'a [u8],
 }
 
-impl Stream<'_> {
-    /// Its content.
-    pub fn content(&self) -> Result<Vec<u8>, Damage> {
+impl<'a> Stream<'a> {
+    /// What tables are needed to decode, if they are.
+    pub fn coded(&self) -> Option<&'a [u8]> {
+        (self.codec == CODED).then_some(self.stored)
+    }
+
+    /// Its content, unless it is [`Self::coded`].
+    pub fn content(&self) -> Result<Cow<'a, [u8]>, Damage> {
         match self.codec {
-            RAW if self.stored.len() == self.raw_length => Ok(self.stored.to_vec()),
+            RAW if self.stored.len() == self.raw_length => Ok(Cow::Borrowed(self.stored)),
             RAW => Err(self.damage(format!("raw stream {} has two different lengths", self.tag))),
-            ZSTD => self.unpack(self.stored, self.raw_length, self.raw_length),
+            ZSTD => self.unpack(self.stored, self.raw_length, self.raw_length).map(Cow::Owned),
             SPLIT => {
                 let mut cursor = Cursor::new(self.stored);
                 let length = cursor.length(self.stored.len(), "length of the first part")?;
@@ -133,8 +151,9 @@ impl Stream<'_> {
                 let size = size.ok_or_else(|| self.damage(format!("stream {} exceeds its length", self.tag)))?;
                 let mut content = self.unpack(head, size, self.raw_length)?;
                 content.extend_from_slice(tail);
-                Ok(content)
+                Ok(Cow::Owned(content))
             }
+            CODED => Err(self.damage(format!("the tables of stream {} are missing", self.tag))),
             other => Err(self.damage(format!("stream {} has the unknown codec {other}", self.tag))),
         }
     }
@@ -177,7 +196,7 @@ pub fn directory(bytes: &[u8]) -> Result<Vec<Stream<'_>>, Damage> {
     let mut streams: Vec<Stream<'_>> = Vec::with_capacity(count);
     for _ in 0..count {
         let Entry { tag, codec, raw_length, stored_length } = Entry::read(version, &mut cursor)?;
-        let known = (SCALARS..=RANKS).contains(&tag);
+        let known = (SCALARS..=LOGPROB_CODE).contains(&tag);
         if !known || streams.iter().any(|other| other.tag == tag) {
             return Err(cursor.damage(format!("stream tag {tag} is unknown or repeated")));
         }
@@ -210,7 +229,7 @@ impl Entry {
         }
         let (tag, codec) = (tag >> CODEC_BITS, tag & ((1 << CODEC_BITS) - 1));
         let stored_length = stored(cursor)?;
-        let raw_length = if codec == RAW { stored_length } else { raw(cursor)? };
+        let raw_length = if matches!(codec, RAW | CODED) { stored_length } else { raw(cursor)? };
         Ok(Entry { tag, codec, raw_length, stored_length })
     }
 }
