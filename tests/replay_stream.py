@@ -1,16 +1,20 @@
 """Draws batches in every mode of the replay buffer and prints a digest of each stream: what every machine must print.
 
-    python replay_stream.py DIRECTORY [reload] [thread]
+    python replay_stream.py DIRECTORY [reload] [reopen] [pieces] [thread] [one-core]
 
-`reload`: after every draw the buffer is thrown away and another one goes on from its state. `thread`: in a thread.
+`reload`: after every draw the buffer is thrown away and another one goes on from its state; `reopen`: with the store
+closed and opened in between. `pieces`: trajectories are added a few at a time. `thread`: in a thread. `one-core`: with
+one core, so that nothing is read in parallel.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import threading
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +60,30 @@ def digest_of(batch: Batch) -> bytes:
     return hashlib.blake2b(b"".join([array.tobytes() for array in arrays]) + texts).digest()
 
 
-def stream(store: TrajectoryStore, ids: list[int], mode: str, reload: bool) -> str:
+def stream(path: Path, ids: list[int], mode: str, how: Set[str]) -> str:
     """Digest of the batches of a mode."""
     options, request = MODES[mode]
     bounds = {"capacity": 60, "max_uses": 2, "max_staleness": 30}
+    store = TrajectoryStore.open(path, mode="r")
     buffer = ReplayBuffer(seed=11, store=store, **bounds, **options)
-    buffer.add([record(number) for number in range(len(ids))], ids)
+    at_once = 7 if "pieces" in how else len(ids)
+    for first in range(0, len(ids), at_once):
+        piece = ids[first : first + at_once]
+        buffer.add([record(number) for number in range(first, first + len(piece))], piece)
     buffer.set_priorities(ids, [1.0 + number % 5 for number in range(len(ids))])
     digest = hashlib.blake2b(digest_size=8)
     for draw in range(DRAWS):
         batch = buffer.sample(9, 12 + draw, {"online": 2 / 3, "pool": 1 / 3}, token_budget=40, **request)
         digest.update(digest_of(batch))
-        if reload:
+        if "reload" in how:
             state = json.loads(json.dumps(buffer.state_dict()))
+            buffer.close()
+            if "reopen" in how:
+                store.close()
+                store = TrajectoryStore.open(path, mode="r")
             buffer = ReplayBuffer(seed=0, store=store, **bounds, **options)
             buffer.load_state_dict(state)
+    store.close()
     return digest.hexdigest()
 
 
@@ -80,9 +93,11 @@ def main(directory: str, *how: str) -> None:
     def draw_all() -> None:
         with TrajectoryStore.open(Path(directory), tokenizer="stream") as store:
             ids = store.append([record(number) for number in range(100)])
-            for mode in MODES:
-                print(mode, stream(store, ids, mode, "reload" in how))
+        for mode in MODES:
+            print(mode, stream(Path(directory), ids, mode, set(how)))
 
+    if "one-core" in how:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if "thread" in how:
         thread = threading.Thread(target=draw_all)
         thread.start()

@@ -78,6 +78,24 @@ def test_a_replay_gives_every_rank_the_same_batches_with_nothing_but_the_run_dir
     assert read_lineage(replay_dir / "consumption.jsonl") == read_lineage(run_dir / "consumption.jsonl")
 
 
+def test_a_run_that_was_killed_and_never_resumed_is_replayed_as_far_as_its_log_goes(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path)
+    original = killed_at(run_dir, 8, ScriptedWorker(run_dir))
+    assert sorted(original.batches) == list(range(1, 9))
+    with (run_dir / "consumption.jsonl").open("ab") as log:
+        log.write(b'{"step":9,"ids":[1,')  # Cut off, so nobody had this batch.
+    replay_dir = make_replay(run_dir)
+    again = ScriptedTrainer(replay_dir, total_steps=8)
+    orchestrate(replay_dir, again)
+    assert again.finished
+    assert again.batches == original.batches
+    told = json.loads((replay_dir / "report.json").read_text())["replay"]
+    # It was killed before it had done the last of them, and before it saved a policy.
+    assert (told["steps_compared"], told["first_step_with_other_losses"], told["same_policy"]) == (7, None, None)
+    with pytest.raises(ConfigError, match=r"total_steps is 9, but .* has the batches of 8 steps"):
+        replayed_config(run_dir, ["trainer.total_steps=9"])
+
+
 def test_rewards_that_were_revised_since_do_not_change_a_replay(tmp_path: Path) -> None:
     run_dir, (original,) = trained(tmp_path)
     with TrajectoryStore.open(run_dir / "store", tokenizer=TOKENIZER) as store:
@@ -108,9 +126,13 @@ def test_a_replay_may_be_shorter_and_tells_where_losses_differ(tmp_path: Path) -
     replay_dir = make_replay(run_dir, "trainer.total_steps=5")
     metrics = run_dir / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"loss/objective":0.25,', '"loss/objective":0.2500001,'))
+    for folder in (run_dir, replay_dir):
+        (folder / "policy").mkdir()
+        (folder / "policy" / "model.safetensors").write_bytes(bytes(folder.name, "ascii"))
     orchestrate(replay_dir, ScriptedTrainer(replay_dir, total_steps=5))
     report = json.loads((replay_dir / "report.json").read_text())
     assert (report["replay"]["steps_compared"], report["replay"]["first_step_with_other_losses"]) == (5, 4)
+    assert report["replay"]["same_policy"] is None, "that of 5 steps is not that of 12"
     assert "are others from step 4 on" in (replay_dir / "report.md").read_text()
 
 

@@ -23,7 +23,9 @@ groups efc0a8c79bd12bf5
 
 
 @pytest.mark.parametrize(
-    "how", [[], ["reload"], ["thread"], ["reload", "thread"]], ids=lambda how: "-".join(how) or "plain"
+    "how",
+    [[], ["reload", "pieces"], ["thread", "one-core"], ["reload", "reopen", "thread"]],
+    ids=lambda how: "-".join(how) or "plain",
 )
 @pytest.mark.parametrize("hash_seed", ["0", "4711"])
 def test_the_streams_are_the_recorded_ones(how: list[str], hash_seed: str, tmp_path: Path) -> None:

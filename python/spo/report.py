@@ -213,7 +213,8 @@ def _replay(run_dir: Path, original: Path, metrics: Sequence[Mapping[str, Any]])
         "of": str(original),
         "steps_compared": len(compared),
         "first_step_with_other_losses": next((step for step in compared if ours[step] != theirs[step]), None),
-        "same_policy": policies[0] == policies[1] if all(policies) else None,
+        # After fewer steps it has to be another one.
+        "same_policy": policies[0] == policies[1] if all(policies) and ours.keys() == theirs.keys() else None,
     }
 
 
