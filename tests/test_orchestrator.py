@@ -24,7 +24,7 @@ from spo.problems.verify import ProblemReport, VerifySettings
 from spo.store import TrajectoryStore
 from spo.types import MeasurePrompts, Work
 from spo.values import initial_value
-from spo.wire import ADDRESS_FILE
+from spo.wire import ADDRESS_FILE, AsyncConnection
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +60,25 @@ def test_a_run_goes_through_all_phases_and_reports(tmp_path: Path) -> None:
     assert [line["round"] for line in report["evaluations"]] == ["reference", "step-4", "step-8", "final"]
     assert report["trajectories"]["reference"] == 6 * 12
     assert [line["step"] for line in read_lineage(run_dir / "consumption.jsonl")] == list(range(1, 13))
+
+
+def test_a_round_that_is_under_way_when_training_ends_is_finished(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, "batch.online_fraction=0")
+    trainer = ScriptedTrainer(run_dir)
+
+    class LateWorker(ScriptedWorker):
+        """Answers the work of a round during training only when training is over."""
+
+        async def _answer(self, connection: AsyncConnection, work: Work, version: int) -> None:
+            while work.source == "evaluation" and work.policy == "latest" and not trainer.pending:
+                await trio.sleep(0.01)
+            await super()._answer(connection, work, version)
+
+    orchestrate(run_dir, trainer, LateWorker(run_dir))
+    rounds = json.loads((run_dir / "report.json").read_text())["evaluations"]
+    assert [line["round"] for line in rounds] == ["reference", "step-4", "final"]
+    assert [line["num_samples"] for line in rounds] == [30, 30, 30]
+    assert len(stored(run_dir, "evaluation")) == 90
 
 
 def test_two_ranks_share_every_batch_by_rows_and_get_the_same_trajectories(tmp_path: Path) -> None:

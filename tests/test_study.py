@@ -325,5 +325,6 @@ def test_a_study_is_run_by_one_command_and_its_report_agrees_with_the_runs(
         assert rounds["final"]["pass_at_1"] == pytest.approx(own["final"]["pass_at_1"])
         assert rounds["reference"]["pass_at_10"] == pytest.approx(own["reference"]["pass_at_10"])
         assert data["arms"][arm][0]["state_bytes"] > 0
+        assert f"| {data['arms'][arm][0]['sampled_tokens'] / 1e3:.1f} k |" in report
     assert (folder / "plots" / "one.png").stat().st_size > 1000
     assert write_study_report(parse_study(text, "test.toml"), folder) == report

@@ -133,19 +133,11 @@ class EvaluationSource:
         self._experience.append(labelled)
         round.trajectories += labelled
         round.num_on_way -= len(work.seeds)
-        if round not in self._rounds:
-            return
         first = round.next_index[work.problem_id]
         last = min(first + num_excluded, (1 + _MAX_EXTRA) * self._config.evaluation.num_samples)
         round.due[work.problem_id].extend(range(first, last))
         round.next_index[work.problem_id] = last
         round.check_finished()
-
-    def drop(self, round: Round) -> None:
-        """Gives up a round; what is on its way is still stored."""
-        self._rounds.remove(round)
-        for due in round.due.values():
-            due.clear()
 
     def result(self, round: Round) -> dict[str, Any]:
         """The line of `evaluations.jsonl` for a finished round, which leaves the queue.

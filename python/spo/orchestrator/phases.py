@@ -76,10 +76,9 @@ class Phases:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._evaluate_regularly)
             await parts.trainers.finished.wait()
-            nursery.cancel_scope.cancel()
-        parts.online.enabled = False
-        if self._round is not None:
-            parts.evaluation.drop(self._round)
+            parts.online.enabled = False
+            if self._round is not None:
+                self._enter(f"evaluation {self._round.name}")
         self._enter("final evaluation")
         await self._evaluate(FINAL_ROUND, self._config.trainer.total_steps)
         self._enter("report")
@@ -187,16 +186,19 @@ class Phases:
         await self._evaluate(REFERENCE_ROUND, 0)
 
     async def _evaluate_regularly(self) -> None:
-        """Evaluates the first version at or after each multiple of `evaluation.interval`; the last one has its own."""
+        """Evaluates the first version at or after each multiple of `evaluation.interval`; the last one has its own.
+
+        Returns when training is over and the round that it ended in is done.
+        """
         interval, online = self._config.evaluation.interval, self._parts.online
         last = self._parts.trainers.step
-        while interval:
+        while interval and not self._parts.trainers.finished.is_set():
             version = online.published_version
             if version // interval > last // interval and version < self._config.trainer.total_steps:
                 last = version
                 await self._evaluate(f"step-{version}", version)
             else:
-                await self._parts.trainers.version_changed()
+                await self._parts.trainers.version_changed_or_finished()
 
     async def _evaluate(self, name: str, step: int) -> None:
         """Does an evaluation round, or what an earlier session left of it."""

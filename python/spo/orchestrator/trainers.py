@@ -128,8 +128,8 @@ class Trainers:
                 raise RunFailed(f"lost trainer rank {hello.rank} at step {self._batches.step}: {reason}") from None
         log.info("trainer rank %d is gone", hello.rank)
 
-    async def version_changed(self) -> None:
-        """Waits until a further version has been published by all ranks."""
+    async def version_changed_or_finished(self) -> None:
+        """Waits until a further version has been published by all ranks, or training is over."""
         await self._version_event.wait()
 
     async def farewell(self, reason: str | None) -> None:
@@ -179,6 +179,7 @@ class Trainers:
                     nursery.start_soon(self._console, session)
                     if all(other.done for other in self._sessions.values()):
                         self.finished.set()
+                        self._version_event.set()
                 case _:
                     raise RunFailed(f"trainer rank {session.hello.rank} sent {type(message).__name__}")
 

@@ -98,13 +98,13 @@ def _figure_table(study: Study, figure: Figure, results: Mapping[str, Sequence[R
     head = ["", "runs"]
     for k in ks:
         head += [f"pass@{k} before", f"pass@{k} after", f"mean pass@{k} over the steps"]
-    head += ["distinct accepted programs", "entropy of a response", "training", "a step", "state"]
+    head += ["distinct accepted programs", "entropy of a response", "sampled tokens", "training", "a step", "state"]
     return markdown_table(head, [_arm_row(study.arms[name].label, results[name], ks) for name in figure.arms])
 
 
 def _arm_row(label: str, runs: Sequence[RunResult], ks: Sequence[int]) -> list[str]:
     if not runs:
-        return [label, "0", *["-"] * (3 * len(ks) + 5)]
+        return [label, "0", *["-"] * (3 * len(ks) + 6)]
     row = [label, str(len(runs))]
     for k in ks:
         for name in (REFERENCE_ROUND, FINAL_ROUND):
@@ -116,6 +116,7 @@ def _arm_row(label: str, runs: Sequence[RunResult], ks: Sequence[int]) -> list[s
         *row,
         f"{statistics.fmean(result.distinct_accepted_programs for result in last):.0f}",
         f"{statistics.fmean(entropies):.2f} nats" if entropies else "-",
+        f"{statistics.fmean(run.sampled_tokens for run in runs) / 1e3:.1f} k",
         f"{statistics.fmean(run.training_s for run in runs):.0f} s",
         f"{statistics.median(run.step_s for run in runs) * 1000:.0f} ms",
         f"{statistics.fmean(run.state_bytes for run in runs) / 1e6:.1f} MB",
