@@ -146,6 +146,30 @@ def test_a_regression_and_a_policy_gradient_are_summed_each_on_its_trajectories(
         make_objective(config.objective)(*data, sources=SOURCES)
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("policy_gradient", "ratio_clip", 0.05),
+        ("grpo", "ratio_clip", 0.05),
+        ("oapl", "value_beta", 1.0),
+        ("ppo", "ratio_clip", 0.05),
+        ("ppo", "gae_lambda", 0.3),
+        ("ppo", "value_weight", 3.0),
+        ("mc_q", "mc_weight", 3.0),
+    ],
+)
+def test_the_settings_of_an_objective_reach_it(name: str, setting: str, value: float) -> None:
+    data, extras = tensors(7)
+    extras["behavior_logprobs_BT"] = data[0].detach() + 0.1
+    extras["value_BT"] = torch.full_like(data[0], -0.5).detach()
+    extras["group_success_rate_B"] = torch.full((5,), 0.5, dtype=torch.float64)
+    usual, changed = (
+        make_objective(ObjectiveConfig(name=name, **settings))(*data, sources=SOURCES, **extras)[0].item()  # type: ignore[arg-type]
+        for settings in ({}, {setting: value})
+    )
+    assert changed != pytest.approx(usual, rel=1e-3)
+
+
 def test_terms_are_read_from_overrides_and_survive_being_written_out() -> None:
     term = 'objective.terms=[{name="reverse_q", loss="squared", weight=0.5, sources=["offline"]}, {name="advantage"}]'
     config = load_config("tiny", ["objective.sources=['online']", term])

@@ -1,5 +1,6 @@
 """The baselines: each against a step computed by hand, and on a bandit whose optimum is known."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -342,17 +343,59 @@ def test_ppo_finds_the_soft_optimum_and_its_value() -> None:
     assert value.item() == pytest.approx(VALUE, abs=1e-3)
 
 
-def test_oapl_finds_the_optimum_relative_to_its_sampler_from_the_samplers_data_alone() -> None:
+@pytest.mark.parametrize(
+    ("beta", "num_steps", "tolerance"), [(1 / math.log(100_000), 1000, 2e-3), (BETA, 400, 1e-4), (1.0, 400, 1e-4)]
+)
+def test_oapl_finds_the_optimum_relative_to_its_sampler_from_the_samplers_data_alone(
+    beta: float, num_steps: int, tolerance: float
+) -> None:
     sampler = torch.tensor([0.3, 0.3, 0.1, 0.3], dtype=F64)
     rate = torch.full((4,), sampler[torch.from_numpy(SUCCEEDS)].sum().item(), dtype=F64)
 
     def step(logprobs: Tensor, _probability: Tensor) -> Tensor:
         policy = weighted(logprobs, sampler)
         extras = {"behavior_logprobs_BT": sampler.log()[:, None], "group_success_rate_B": rate}
-        return oapl(policy, *shared_arguments(), beta=BETA, **extras)[0]
+        return oapl(policy, *shared_arguments(), beta=beta, **extras)[0]
 
-    expected = sampler.numpy() * np.exp(REWARD / BETA)
-    np.testing.assert_allclose(bandit(step), expected / expected.sum(), atol=1e-4)
+    expected = sampler.numpy() * np.exp(REWARD / beta)
+    expected /= expected.sum()
+    found = bandit(step, num_steps)
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+    np.testing.assert_allclose(found[~SUCCEEDS], expected[~SUCCEEDS], rtol=1e-2)
+
+
+@pytest.mark.parametrize("value_beta", [0.0, 1.0])
+@pytest.mark.parametrize("beta", [1 / math.log(100_000), 1.0])
+def test_at_its_sampler_oapl_raises_the_success_rate_in_the_mean_over_all_groups(
+    beta: float, value_beta: float
+) -> None:
+    # Every group of three, by its probability: V̂ has each response's own reward in it, which shortens the step only.
+    logits = torch.log(torch.tensor([0.3, 0.3, 0.1, 0.3], dtype=F64)).requires_grad_()
+    sampler = torch.softmax(logits.detach(), dim=0)
+    total, gap = torch.zeros(4, dtype=F64), 1.0
+    for group in itertools.product(range(4), repeat=3):
+        chance = sampler[list(group)].prod().item()
+        rewards = torch.from_numpy(REWARD[list(group)])
+        rate = torch.full((3,), (rewards == 0).double().mean().item(), dtype=F64)
+        policy = torch.log_softmax(logits, dim=0)[list(group)][:, None]
+        extras = {"behavior_logprobs_BT": policy.detach(), "group_success_rate_B": rate, "value_beta": value_beta}
+        data = (policy.detach(), torch.ones(3, 1, dtype=torch.bool), rewards, torch.zeros(3, dtype=F64))
+        (gradient,) = torch.autograd.grad(oapl(policy, *data, beta=beta, **extras)[0], logits)
+        total += chance * gradient
+        value = math.log(rate[0] + (1 - rate[0]) * math.exp(-1 / (value_beta or beta))) * (value_beta or beta)
+        own = SUCCEEDS[group[0]]
+        gap -= value * chance * (1 / 0.4 if own else -1 / 0.6)
+    success = torch.softmax(logits, dim=0)[torch.from_numpy(SUCCEEDS)].sum()
+    (uphill,) = torch.autograd.grad(success, logits)
+    assert gap > 0
+    torch.testing.assert_close(total, -2 * beta * gap * uphill, rtol=1e-9, atol=1e-12)
+
+
+def test_at_a_small_beta_groups_fall_short_of_their_value_and_at_a_larger_one_for_the_value_hardly() -> None:
+    # The mean of r − V̂: where it is negative, any departure from the sampler, in whatever direction, is rewarded.
+    rate = torch.tensor([0.125], dtype=F64)
+    shortfall = [(rate - 1 - soft_group_value(rate, beta=beta)).item() for beta in (1 / math.log(100_000), 1.0)]
+    assert shortfall == [pytest.approx(-0.694, abs=1e-3), pytest.approx(-0.070, abs=1e-3)]
 
 
 def test_grpo_finds_where_its_advantages_balance_the_divergence() -> None:

@@ -61,10 +61,12 @@ class ObjectiveConfig(Section, frozen=True):
     mc_weight: PositiveFloat = 1.0
     """Weight of `mc_q`'s Monte-Carlo terms beside its terminal one."""
     truncated: Literal["failed", "left_out"] = "failed"
-    """Online responses without an end token: trained on as failures, or kept in the store only. Q̂_0 counts them as
-    failures either way, so that the optimum on complete responses is the same."""
+    """Responses without an end token, online or of earlier stores: trained on as failures, or left in the store. Q̂_0
+    counts them as failures either way, so that the optimum on complete responses is the same."""
     ratio_clip: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     """How far a token's probability may be from the sampler's, as a ratio, before a policy gradient leaves it alone."""
+    value_beta: Annotated[float, Meta(ge=0)] = 0.0
+    """OAPL: temperature of the estimate of a group's value; 0: `beta`. Where `beta` is small, about 1 is steadier."""
     gae_lambda: Share = 0.95
     """PPO: λ of the generalised advantage estimates."""
     value_weight: PositiveFloat = 0.5

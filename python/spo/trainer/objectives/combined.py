@@ -47,7 +47,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "mc_q": ("loss", "warp", "mc_weight"),
     "policy_gradient": ("ratio_clip",),
     "grpo": ("ratio_clip",),
-    "oapl": (),
+    "oapl": ("value_beta",),
     "ppo": ("ratio_clip", "gae_lambda", "value_weight"),
 }
 """Which settings an objective takes beyond `beta` and `clip_epsilon`: loss and warp, unless said here."""

@@ -116,19 +116,22 @@ def oapl(
     beta: float,
     behavior_logprobs_BT: Tensor,
     group_success_rate_B: Tensor,
+    value_beta: float = 0.0,
     clip_epsilon: float = CLIP_EPSILON,
 ) -> tuple[Tensor, Metrics]:
     """Regression on the optimal advantage over the lagged sampler (OAPL; Ritter et al. 2026, arXiv 2602.19362).
 
-    (β Σ ln(πθ/πb) − (r − V̂))², where V̂ = β ln mean exp(r/β) over the group estimates the soft value under the sampler
-    πb: squared `terminal_q` with the sampler in place of π0 and the group in place of the samples before training. Its
-    optimum for a fixed sampler is πb exp(r/β) / Z; as the sampler follows, the policy leaves π0 ever further. One β
-    serves both V̂ and the regression.
+    (β Σ ln(πθ/πb) − (r − V̂))², where V̂ = β_V ln mean exp(r/β_V) over the group estimates the soft value under the
+    sampler πb. With β_V = β this is squared `terminal_q` with the sampler in place of π0 and the group in place of the
+    samples before training, and its optimum for a fixed sampler is πb exp(r/β) / Z; as the sampler follows, the policy
+    leaves π0 ever further. Where β is small, r − V̂ is negative in the mean over a group, which rewards any departure
+    from the sampler; with β_V of about 1 it is near 0 (A*-PO, arXiv 2505.20686, has two temperatures for that).
 
-    Args are those of `grpo`; π0 and Q̂_0 are for the metrics only.
+    Args are those of `grpo`, π0 and Q̂_0 being for the metrics only, and:
+        value_beta: β_V; 0: β.
     """
     ratio_BT = torch.where(mask_BT, policy_logprobs_BT - behavior_logprobs_BT, 0.0)
-    value_B = soft_group_value(group_success_rate_B, beta=beta)
+    value_B = soft_group_value(group_success_rate_B, beta=value_beta or beta)
     loss_B = (beta * ratio_BT.sum(dim=1) - (reward_B - value_B)).square()
     gain_B = advantages(policy_logprobs_BT, reference_logprobs_BT, mask_BT, beta=beta).sum(dim=1)
     mean, metrics = mean_and_metrics(
