@@ -3,6 +3,8 @@
 mod errors;
 mod judge;
 mod replay;
+mod replay_batch;
+mod replay_state;
 mod runtime;
 mod store;
 mod trajectory;
