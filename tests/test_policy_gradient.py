@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spo.trainer.objectives import grpo, oapl, policy_gradient, ppo, terminal_q
+from spo.trainer.objectives import OBJECTIVES, grpo, oapl, policy_gradient, ppo, terminal_q
 from spo.trainer.objectives.policy_gradient import clipped_surrogate, divergence_estimate, soft_group_value
 from spo.trainer.objectives.ppo import (
     WEIGHT_CAP,
@@ -258,6 +258,47 @@ def test_masked_tokens_change_nothing(name: str) -> None:
     clean, dirty = run(0.0), run(math.nan)
     assert clean[0] == dirty[0]
     torch.testing.assert_close(clean[1], dirty[1])
+
+
+TOTALS = [-1e4, -1e3, -88.0, -11.5, -1e-3, 0.0, 1e-3, 1.0, 50.0]
+"""ln πθ/π0 and ln πθ/πb of whole responses."""
+
+
+@pytest.mark.parametrize("num_tokens", [1, 1000, 32_768])
+@pytest.mark.parametrize("name", ["policy_gradient", "grpo", "oapl", "ppo"])
+def test_values_and_gradients_are_right_in_float32_for_extreme_ratios_and_any_length(
+    name: str, num_tokens: int
+) -> None:
+    shape = (2 * len(TOTALS), num_tokens)
+    generator = torch.Generator().manual_seed(num_tokens)
+    old_BT = torch.randn(shape, generator=generator, dtype=F64) * 0.5 - 2.0
+    step_B = torch.tensor(TOTALS * 2, dtype=F64)[:, None] / num_tokens
+    reward_B = torch.tensor([0.0] * len(TOTALS) + [-1.0] * len(TOTALS), dtype=F64)
+    extras = {"behavior_logprobs_BT": old_BT}
+    if name in ("grpo", "oapl"):
+        extras["group_success_rate_B"] = torch.full_like(reward_B, 0.125)
+    if name == "ppo":
+        extras["value_BT"] = torch.rand(shape, generator=generator, dtype=F64) - 1.0
+    # The exact computation starts from the float32 numbers as they are.
+    tensors = (old_BT + step_B, old_BT, *extras.values())
+    rounded = [value.float() for value in tensors]
+    found = []
+    for dtype in (torch.float32, F64):
+        policy, reference, *others = (value.to(dtype).detach() for value in rounded)
+        policy.requires_grad_()
+        mask, initial = torch.ones(shape, dtype=torch.bool), torch.full_like(reward_B, -0.125).to(dtype)
+        arguments = (policy, reference, mask, reward_B.to(dtype), initial)
+        mean, _ = OBJECTIVES[name](*arguments, beta=1 / math.log(100_000), **dict(zip(extras, others, strict=True)))
+        mean.backward()
+        assert policy.grad is not None
+        found.append((mean.item(), policy.grad.double()))
+    (value, gradient_BT), (exact, exact_BT) = found
+    assert math.isfinite(exact)
+    assert torch.isfinite(exact_BT).all()
+    assert value == pytest.approx(exact, rel=1e-3)
+    scale_B1 = exact_BT.abs().amax(dim=1, keepdim=True)
+    # What a clip decides may fall to either side where a ratio is at its edge; none of these is.
+    assert ((gradient_BT - exact_BT).abs() <= 2e-3 * scale_B1 + 1e-7).all()
 
 
 # --- a bandit: four responses of one token ---

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from spo.trainer.objectives.common import Metrics, advantages, mean_and_metrics, mean_where
 from spo.trainer.objectives.losses import CLIP_EPSILON
@@ -95,14 +96,14 @@ def generalised_advantages(
     Response tokens must follow each other; the value after the last is 0.
     """
     value_BT = torch.where(mask_BT, value_BT, 0.0)
-    columns = []
-    later_B, next_value_B = torch.zeros_like(value_BT[:, 0]), torch.zeros_like(value_BT[:, 0])
-    for t in reversed(range(value_BT.shape[1])):
-        error_B = token_reward_BT[:, t] + next_value_B - value_BT[:, t]
-        later_B = torch.where(mask_BT[:, t], error_B + gae_lambda * later_B, 0.0)
-        next_value_B = value_BT[:, t]
-        columns.append(later_B)
-    advantage_BT = torch.stack(columns[::-1], dim=1)
+    next_value_BT = functional.pad(value_BT[:, 1:], (0, 1))
+    advantage_BT = torch.where(mask_BT, token_reward_BT + next_value_BT - value_BT, 0.0)
+    reach = 1
+    while reach < advantage_BT.shape[1]:
+        # Each has the errors of `reach` tokens by now, and gets those of as many again: no loop over tens of thousands.
+        advantage_BT = advantage_BT + gae_lambda**reach * functional.pad(advantage_BT[:, reach:], (0, reach))
+        reach *= 2
+    advantage_BT = torch.where(mask_BT, advantage_BT, 0.0)
     return advantage_BT, torch.where(mask_BT, advantage_BT + value_BT, 0.0)
 
 
