@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from spo.rollout import vllm_loading
 from spo.rollout.engine import Request, Response
 from spo.rollout.threaded import ThreadedEngine
 from spo.rollout.vllm_loading import load_sampler
+from spo.vllm_model import LiveModel
 
 pytestmark = [
     pytest.mark.vllm,
@@ -218,6 +220,63 @@ def test_a_version_that_fails_while_it_is_loaded_is_undone(sampler, new_model, n
     check_drawn_from(new_model(5), requests, run(sampler, requests))
 
 
+def slightly_changed(model: LlamaForCausalLM, seed: int) -> LlamaForCausalLM:
+    """The same model with some other numbers in every parameter."""
+    changed = copy.deepcopy(model)
+    torch.manual_seed(seed)
+    for parameter in changed.parameters():
+        chosen = torch.rand(parameter.shape) < 0.05
+        parameter.data = torch.where(chosen, parameter.data + 0.5 * torch.randn(parameter.shape), parameter.data)
+    return changed
+
+
+def test_a_version_that_follows_the_one_in_place_is_put_there_by_its_changes(sampler, new_model) -> None:
+    model = new_model(9)
+    sampler.switch(sampler.stage(FakeSnapshot(1, model)))
+    for version in range(2, 8):
+        model = slightly_changed(model, version)
+        staged = sampler.stage(FakeSnapshot(version, model))
+        assert len(staged.changes.entries) > 10
+        assert sum(array.nbytes for array in staged.changes.arrays) < 0.25 * sum(p.nbytes for p in model.parameters())
+        sampler.switch(staged)
+        requests = make_requests(2, seed=version, max_new_tokens=8)
+        check_drawn_from(model, requests, run(sampler, requests))
+
+
+def test_changes_that_fail_half_way_are_undone(sampler, new_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = new_model(9)
+    new = slightly_changed(old, 1)
+    sampler.switch(sampler.stage(FakeSnapshot(1, old)))
+    scatter = LiveModel._scatter
+
+    def fail(self: LiveModel, name: str, *arguments: object) -> None:
+        if name == "model.layers.1.mlp.down_proj.weight":
+            raise RuntimeError("no room")
+        scatter(self, name, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveModel, "_scatter", fail)
+        patch.setattr(LiveModel, "load", lambda *_: pytest.fail("undoing needs no loading"))
+        with pytest.raises(WeightsError, match="version 2 could not be loaded, version 1 stays: RuntimeError: no room"):
+            sampler.switch(sampler.stage(FakeSnapshot(2, new)))
+    assert sampler.policy_version == 1
+    requests = make_requests(4)
+    check_drawn_from(old, requests, run(sampler, requests))
+    sampler.switch(sampler.stage(FakeSnapshot(2, new)))
+    check_drawn_from(new, requests, run(sampler, requests))
+
+
+def test_changes_of_another_version_than_the_one_in_place_are_not_used(sampler, new_model) -> None:
+    first, second = new_model(9), slightly_changed(new_model(9), 1)
+    sampler.switch(sampler.stage(FakeSnapshot(1, first)))
+    staged = sampler.stage(FakeSnapshot(2, second))
+    requests = make_requests(3, seed=8, policy="reference")
+    check_drawn_from(new_model(0), requests, run(sampler, requests))
+    sampler.switch(staged)
+    latest = make_requests(3)
+    check_drawn_from(second, latest, run(sampler, latest))
+
+
 def test_dropped_requests_leave_and_the_others_are_not_disturbed(sampler) -> None:
     requests = make_requests(6, seed=5, max_new_tokens=30)
     expected = run(sampler, requests)
@@ -298,6 +357,16 @@ def test_a_model_spread_over_two_processes_is_sampled_and_updated_like_any_other
         with pytest.raises(WeightsError, match=r"version 4 could not be loaded, version 3 stays"):
             sampler.switch(TornWeights(model(5), 5))
         check_drawn_from(model(9), requests, run(sampler, requests))
+        changed = slightly_changed(model(9), 1)
+        staged = sampler.stage(FakeSnapshot(5, changed))
+        assert staged.changes is not None
+        sampler.switch(staged)
+        check_drawn_from(changed, requests, run(sampler, requests))
+        staged = sampler.stage(FakeSnapshot(6, slightly_changed(changed, 2)))
+        staged.changes.entries[-1] = ("unknown", staged.changes.entries[-1][1])
+        with pytest.raises(WeightsError, match=r"version 6 could not be loaded, version 5 stays: KeyError: 'unknown'"):
+            sampler.switch(staged)
+        check_drawn_from(changed, requests, run(sampler, requests))
     finally:
         sampler._engine.engine_core.shutdown()
 

@@ -2,8 +2,10 @@
 
 vLLM finds the backend by itself where `spo-rl` is installed (entry point `vllm.general_plugins`). Its side is chosen
 with `weight_transfer_config=WeightTransferConfig(backend="spo")`, the trainer's with `SpoTrainerInit`. Each worker
-fetches the version over TCP, as changes to the one that it has, verified, and then loads it as a checkpoint is loaded.
-What cannot be fetched or loaded whole leaves the version before in place. The engine stands still for both.
+fetches the version over TCP, as changes to the one that it has, verified, and then makes those changes in its
+parameters (`spo.vllm_model`). What cannot be fetched or applied whole leaves the version before in place. The engine
+stands still for both. A worker keeps the version that it has, as it was published, in host memory: changes are told
+and decoded from it.
 
 Besides, `worker_extension_cls="spo.vllm_plugin.WorkerExtension"` gives each worker a method `spo_update_weights`, for
 programs that publish with `spo.weights` alone. Written for vLLM 0.32; `docs/examples/vllm_weights.py` uses it.
@@ -18,15 +20,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import Module
-from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.config import VllmConfig
 from vllm.distributed.weight_transfer import base
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader import get_model_loader
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from spo.vllm_model import LiveModel, load_checkpoint
+from spo.weight_map import changes_between
 from spo.weights import Snapshot, WeightPublisher, WeightShard, WeightSubscriber
 
 BACKEND = "spo"
@@ -47,36 +50,6 @@ def register() -> None:
 # --- vLLM's side ---
 
 
-def load_checkpoint(model: Any, vllm_config: VllmConfig, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Loads weights into a model that runs, under the names and in the shapes that checkpoints have.
-
-    Raises:
-        Exception: Whatever went wrong. Some weights may be new then: load others, whole.
-    """
-    # It warns of layers that have no weights, such as rotary embeddings, each time.
-    logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
-    with set_current_vllm_config(vllm_config), torch.no_grad():
-        initialize_layerwise_reload(model)
-        try:
-            model.load_weights(weights)
-        finally:
-            # Whatever came, layers that wait for more must not do so in the next loading.
-            finalize_layerwise_reload(model, vllm_config.model_config)
-        _repack_tied_heads(model)
-
-
-def _repack_tied_heads(model: Any) -> None:
-    """Has heads that share the embedding's weights notice that those are new: on a CPU they keep a packed copy."""
-    embeddings = {
-        layer.weight.data_ptr()
-        for layer in model.modules()
-        if isinstance(layer, VocabParallelEmbedding) and not isinstance(layer, ParallelLMHead)
-    }
-    for layer in model.modules():
-        if isinstance(layer, ParallelLMHead) and layer.weight.data_ptr() in embeddings:
-            layer.quant_method.process_weights_after_loading(layer)
-
-
 class Receiver:
     """Brings versions from publishers into one worker's model, each of them whole."""
 
@@ -92,24 +65,39 @@ class Receiver:
         """
         self._model = model
         self._vllm_config = vllm_config
+        self._live = LiveModel(model, vllm_config)
         self._subscriber = WeightSubscriber(publishers, token=bytes.fromhex(token), timeout_s=timeout_s)
         self._held: Snapshot | None = None
 
     def update(self, version: int) -> None:
-        """Fetches and loads a version.
+        """Fetches a version and applies what it changes; the first is loaded whole, and the model mapped then.
 
         Raises:
             WeightsError: It could not be fetched; nothing has changed.
-            Exception: It could not be loaded; the version before is back in place.
+            Exception: It could not be applied; the version before is back in place.
         """
         snapshot = self._subscriber.fetch(version, base=self._held)
         try:
-            load_checkpoint(self._model, self._vllm_config, _tensors(snapshot))
+            self._apply(snapshot)
         except Exception:
-            _log.exception("version %d could not be loaded; the one before is put back", version)
-            load_checkpoint(self._model, self._vllm_config, self._weights_before())
+            _log.exception("version %d could not be applied; the one before is put back", version)
+            if not self._live.undo():
+                load_checkpoint(self._model, self._vllm_config, self._weights_before())
             raise
         self._held = snapshot
+
+    def _apply(self, snapshot: Snapshot) -> None:
+        held, whole = self._held, self._live.whole_names
+        if held is None:
+            shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in _tensors(snapshot)}
+            self._live.prepare(shapes, lambda: _tensors(snapshot))
+        elif whole is None or _kinds(held) != _kinds(snapshot):
+            self._live.load(_tensors(snapshot))
+        else:
+            self._live.change(
+                (name, None if positions is None else torch.from_numpy(positions), _to_torch(values))
+                for name, positions, values in changes_between(held, snapshot, whole)
+            )
 
     def _weights_before(self) -> Iterable[tuple[str, Tensor]]:
         if self._held is not None:
@@ -252,8 +240,14 @@ def _shard(name: str, tensor: Tensor) -> WeightShard:
 
 
 def _tensors(snapshot: Snapshot) -> Iterator[tuple[str, Tensor]]:
-    for name, array in snapshot.items():
-        if array.dtype == np.uint16:
-            yield name, torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        else:
-            yield name, torch.from_numpy(array)
+    return ((name, _to_torch(array)) for name, array in snapshot.items())
+
+
+def _to_torch(array: npt.NDArray[Any]) -> Tensor:
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _kinds(snapshot: Snapshot) -> dict[str, tuple[tuple[int, ...], Any]]:
+    return {name: (array.shape, array.dtype) for name, array in snapshot.items()}

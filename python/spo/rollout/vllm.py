@@ -5,9 +5,10 @@ vLLM batches continuously, shares the keys and values of equal prompt beginnings
 beside a newer version, wait until the responses under way are complete; then its weights take their place. A run asks
 for both at once only where reference samples are still lacking when it is resumed.
 
-A new version is put in place of the old one between two steps. Responses under way keep their keys and values and go on
-with it; prompts that come later share none from before. How weights get into vLLM's parameters is in
-`spo.rollout.vllm_weights`, which vLLM, for whom, and with which settings, in `spo.rollout.vllm_loading`.
+A new version is put in place of the old one between two steps, by its changes alone where it follows that one.
+Responses under way keep their keys and values and go on with it; prompts that come later share none from before. How
+weights get into vLLM's parameters is in `spo.rollout.vllm_weights` and `spo.vllm_model`, which vLLM, for whom, and
+with which settings, in `spo.rollout.vllm_loading`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from vllm import SamplingParams
 from vllm.inputs import tokens_input
 from vllm.outputs import CompletionOutput
@@ -27,8 +30,9 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from spo.errors import WeightsError
 from spo.rollout.engine import Request, Response, Snapshot
 from spo.rollout.staging import check_fits
-from spo.rollout.vllm_weights import FolderWeights, StagedWeights, stage_weights
+from spo.rollout.vllm_weights import ChangedWeights, FolderWeights, WholeWeights
 from spo.versions import spans_of
+from spo.weight_map import changes_between
 
 _SEED_BITS = 63
 """vLLM takes seeds of int64."""
@@ -45,6 +49,36 @@ class _Row:
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     """Of the weights that drew each token."""
+
+
+@dataclass(eq=False)
+class StagedVersion:
+    """A version that is ready to be put in place."""
+
+    snapshot: Snapshot
+    num_workers: int
+    base: StagedVersion | None = None
+    """The version that `changes` are of."""
+    changes: ChangedWeights | None = None
+    _whole: WholeWeights | None = None
+
+    @property
+    def version(self) -> int:
+        """The policy version."""
+        return self.snapshot.version
+
+    def whole(self) -> WholeWeights:
+        """All of it, where vLLM's workers can read it."""
+        if self._whole is None:
+            self._whole = WholeWeights.of(self.snapshot, self.num_workers)
+        return self._whole
+
+    def forget_base(self) -> None:
+        """Lets the version before go."""
+        self.base = self.changes = None
+
+
+Weights = FolderWeights | StagedVersion
 
 
 class VllmSampler:
@@ -72,9 +106,10 @@ class VllmSampler:
         self._engine = engine
         self._end_tokens = list(end_tokens)
         self._shapes = shapes
-        self._reference: FolderWeights | StagedWeights = reference
-        self._latest: FolderWeights | StagedWeights = reference
-        self._loaded: FolderWeights | StagedWeights = reference
+        self._reference: Weights = reference
+        self._latest: Weights = reference
+        self._loaded: Weights = reference
+        self._whole_names = self._prepare(reference)
         self._rows: dict[int, _Row] = {}
         self._held_back: deque[tuple[int, Request]] = deque()
         """Requests that wait for the other policy's weights, and those that came after one."""
@@ -123,21 +158,29 @@ class VllmSampler:
                 finished.append((key, self._response(row, completion)))
         return finished
 
-    def stage(self, snapshot: Snapshot) -> StagedWeights:
-        """Checks a version against the model, and puts it where vLLM's workers read it."""
+    def stage(self, snapshot: Snapshot) -> StagedVersion:
+        """Checks a version against the model, and puts what it changes where vLLM's workers read it."""
         check_fits(snapshot, self._shapes)
-        return stage_weights(snapshot, self._engine.vllm_config.parallel_config.world_size)
+        staged = StagedVersion(snapshot, self._engine.vllm_config.parallel_config.world_size)
+        base = self._latest
+        if self._whole_names is None or isinstance(base, FolderWeights) or _kinds(base.snapshot) != _kinds(snapshot):
+            staged.whole()
+        else:
+            changes = changes_between(_arrays(base.snapshot), _arrays(snapshot), self._whole_names)
+            staged.base, staged.changes = base, ChangedWeights.of(changes, staged.num_workers)
+        return staged
 
-    def switch(self, staged: StagedWeights) -> None:
-        """Loads a staged version, unless the reference is being sampled: then it waits for its turn."""
+    def switch(self, staged: StagedVersion) -> None:
+        """Puts a staged version in place, unless the reference is being sampled: then it waits for its turn."""
         is_sampling_reference = any(row.request.policy == "reference" for row in self._rows.values())
         if self._loaded is self._latest and not is_sampling_reference:
             self._load(staged)
+        staged.forget_base()
         self._latest = staged
 
     # --- which policy's weights are loaded -------------------------------------------------------------------------
 
-    def _weights_of(self, request: Request) -> FolderWeights | StagedWeights:
+    def _weights_of(self, request: Request) -> Weights:
         return self._reference if request.policy == "reference" else self._latest
 
     def _submit(self) -> None:
@@ -158,27 +201,51 @@ class VllmSampler:
                 self._load(weights)
             self._submit()
 
-    def _load(self, weights: FolderWeights | StagedWeights) -> None:
+    def _prepare(self, reference: FolderWeights) -> frozenset[str] | None:
+        """Has the workers map the model; returns which tensors must be given whole, None for all."""
+        names = self._engine.collective_rpc("spo_prepare", args=(dict(self._shapes), reference))
+        return None if None in names else frozenset(name for worker in names for name in worker)
+
+    def _load(self, weights: Weights) -> None:
         """Replaces the weights, or has the ones before back in place.
 
         Raises:
             WeightsError: They could not be loaded.
             RuntimeError: Nor could those before.
         """
-        reason = self._try_load(weights)
+        reason = self._try_change(weights) if self._is_next(weights) else self._try_load(weights)
         if reason is not None:
-            again = self._try_load(self._loaded)
-            if again is not None:
-                raise RuntimeError(f"version {self._loaded.version} could not be put back: {again}")
             raise WeightsError(
                 f"version {weights.version} could not be loaded, version {self._loaded.version} stays: {reason}"
             )
         self._loaded = weights
 
-    def _try_load(self, weights: FolderWeights | StagedWeights) -> str | None:
-        """The first worker's reason why it could not load them, None if all have."""
-        reasons = self._engine.collective_rpc("spo_load_weights", args=(weights,))
-        return next((reason for reason in reasons if reason is not None), None)
+    def _is_next(self, weights: Weights) -> bool:
+        return isinstance(weights, StagedVersion) and weights.base is self._loaded
+
+    def _try_change(self, weights: Weights) -> str | None:
+        """Changes the weights in place in all workers or none; the first one's reason why it could not."""
+        assert isinstance(weights, StagedVersion)
+        reason = self._call("spo_change_weights", weights.changes)
+        if reason is not None and self._call("spo_undo_change") is not None:
+            self._put_back()
+        return reason
+
+    def _try_load(self, weights: Weights) -> str | None:
+        reason = self._call("spo_load_weights", weights.whole() if isinstance(weights, StagedVersion) else weights)
+        if reason is not None:
+            self._put_back()
+        return reason
+
+    def _put_back(self) -> None:
+        weights = self._loaded.whole() if isinstance(self._loaded, StagedVersion) else self._loaded
+        reason = self._call("spo_load_weights", weights)
+        if reason is not None:
+            raise RuntimeError(f"version {self._loaded.version} could not be put back: {reason}")
+
+    def _call(self, method: str, *arguments: object) -> str | None:
+        """The first worker's reason why it could not, None if all have."""
+        return next((reason for reason in self._engine.collective_rpc(method, args=arguments) if reason), None)
 
     # --- requests and responses ------------------------------------------------------------------------------------
 
@@ -211,3 +278,11 @@ class VllmSampler:
             version_spans=spans_of(row.versions),
             behavior_logprobs=np.array(row.logprobs, dtype=np.float32),
         )
+
+
+def _arrays(snapshot: Snapshot) -> dict[str, npt.NDArray[Any]]:
+    return {name: snapshot.tensor(name) for name in snapshot.names}
+
+
+def _kinds(snapshot: Snapshot) -> dict[str, np.dtype[Any]]:
+    return {name: snapshot.tensor(name).dtype for name in snapshot.names}
