@@ -19,7 +19,6 @@ from spo.rollout import vllm_loading
 from spo.rollout.engine import Request, Response
 from spo.rollout.threaded import ThreadedEngine
 from spo.rollout.vllm_loading import load_sampler
-from spo.vllm_model import LiveModel
 
 pytestmark = [
     pytest.mark.vllm,
@@ -244,6 +243,8 @@ def test_a_version_that_follows_the_one_in_place_is_put_there_by_its_changes(sam
 
 
 def test_changes_that_fail_half_way_are_undone(sampler, new_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spo.vllm_model import LiveModel
+
     old = new_model(9)
     new = slightly_changed(old, 1)
     sampler.switch(sampler.stage(FakeSnapshot(1, old)))

@@ -29,9 +29,13 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     VocabParallelEmbedding,
 )
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
-from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
+from vllm.model_executor.model_loader.reload.layerwise import (
+    _get_original_loader,
+    _place_kernel_tensors,
+    get_layerwise_info,
+)
 from vllm.model_executor.model_loader.reload.meta import materialize_meta_tensor, restore_layer_on_meta
-from vllm.model_executor.model_loader.reload.utils import get_layer_params_buffers
+from vllm.model_executor.model_loader.reload.utils import get_layer_params_buffers, get_layer_tensors
 
 from spo.weight_map import Copy, CopyRecorder
 
@@ -102,6 +106,7 @@ class LiveModel:
             shapes: Shape and type of each checkpoint tensor that versions have.
             weights: Yields all of them.
         """
+        self._undo, self._is_torn = [], True
         try:
             _unpack(self._model, self._vllm_config)
             self._map(shapes)
@@ -110,6 +115,7 @@ class LiveModel:
             _log.warning("new versions are loaded whole: %s: %s", type(error).__name__, error)
             self._copies, self.whole_names = {}, None
         load_checkpoint(self._model, self._vllm_config, weights())
+        self._is_torn = False
 
     def load(self, weights: Weights) -> None:
         """Replaces all weights.
@@ -117,10 +123,12 @@ class LiveModel:
         Raises:
             Exception: Whatever went wrong. Some weights may be new then: load others, whole.
         """
+        self._undo, self._is_torn = [], True
         if self.whole_names is None:
             load_checkpoint(self._model, self._vllm_config, weights)
         else:
             self._apply((name, None, tensor) for name, tensor in weights)
+        self._is_torn = False
 
     def change(self, changes: Changes) -> None:
         """Changes weights of a mapped model in place; what they were is kept for `undo` until the next change.
@@ -146,12 +154,16 @@ class LiveModel:
 
     def _map(self, shapes: Shapes) -> None:
         """Records the loading of these tensors, on the meta device: the weights stay as they are."""
+        self.whole_names = None
         layers = dict(self._model.named_modules())
         for layer in layers.values():
             info = get_layerwise_info(layer)
             info.kernel_tensors = get_layer_params_buffers(layer)
             info.kernel_non_persistent_buffers = set(layer._non_persistent_buffers_set)
             restore_layer_on_meta(layer, info)
+            for tensor in get_layer_tensors(layer).values():
+                if hasattr(tensor, "weight_loader"):  # earlier loadings have left theirs, which would defer copying
+                    tensor.weight_loader = _get_original_loader(tensor)
         try:
             stored = {key: tensor for key, tensor in _tensors(layers) if not key.endswith(_NOT_WEIGHTS)}
             recorder = CopyRecorder(stored)

@@ -29,7 +29,7 @@ from vllm.distributed.weight_transfer import base
 from vllm.model_executor.model_loader import get_model_loader
 
 from spo.vllm_model import LiveModel, load_checkpoint
-from spo.weight_map import changes_between
+from spo.weight_map import Copy, changes_between
 from spo.weights import Snapshot, WeightPublisher, WeightShard, WeightSubscriber
 
 BACKEND = "spo"
@@ -53,21 +53,36 @@ def register() -> None:
 class Receiver:
     """Brings versions from publishers into one worker's model, each of them whole."""
 
-    def __init__(self, model: Module, vllm_config: VllmConfig, publishers: list[str], token: str, timeout_s: float):
-        """Fetches nothing yet.
+    def __init__(self, model: Module, vllm_config: VllmConfig) -> None:
+        """Knows no publishers yet.
 
         Args:
             model: The worker's part of the model.
             vllm_config: Its settings.
-            publishers: `host:port` of each trainer rank's `WeightPublisher`.
-            token: Their token, in hexadecimal digits.
-            timeout_s: Longest duration of a fetch.
         """
         self._model = model
         self._vllm_config = vllm_config
         self._live = LiveModel(model, vllm_config)
-        self._subscriber = WeightSubscriber(publishers, token=bytes.fromhex(token), timeout_s=timeout_s)
+        self._subscriber: WeightSubscriber | None = None
         self._held: Snapshot | None = None
+
+    def connect(self, publishers: list[str], token: str, timeout_s: float) -> None:
+        """Takes these publishers from now on. The version in place stays; it is the base of changes where they know it.
+
+        Args:
+            publishers: `host:port` of each trainer rank's `WeightPublisher`.
+            token: Their token, in hexadecimal digits.
+            timeout_s: Longest duration of a fetch.
+        """
+        self._subscriber = WeightSubscriber(publishers, token=bytes.fromhex(token), timeout_s=timeout_s)
+
+    def disconnect(self) -> None:
+        """Forgets the publishers."""
+        self._subscriber = None
+
+    def read(self, name: str) -> list[tuple[Copy, Tensor]]:
+        """What this worker's parameters hold of a tensor; `spo.weight_map.assemble` puts workers' parts together."""
+        return self._live.read(name)
 
     def update(self, version: int) -> None:
         """Fetches a version and applies what it changes; the first is loaded whole, and the model mapped then.
@@ -76,6 +91,8 @@ class Receiver:
             WeightsError: It could not be fetched; nothing has changed.
             Exception: It could not be applied; the version before is back in place.
         """
+        if self._subscriber is None:
+            raise RuntimeError("init_weight_transfer_engine comes first")
         snapshot = self._subscriber.fetch(version, base=self._held)
         try:
             self._apply(snapshot)
@@ -132,16 +149,15 @@ class SpoEngine(base.WeightTransferEngine[SpoInit, SpoUpdate]):  # type: ignore[
     _receiver: Receiver | None = None
 
     def init_transfer_engine(self, init_info: SpoInit) -> None:
-        """Takes the publishers' addresses."""
-        self._receiver = Receiver(
-            self.model, self.vllm_config, init_info.publishers, init_info.token, init_info.timeout_s
-        )
+        """Takes the publishers' addresses; may be called again when they change."""
+        self._receiver = self._receiver or Receiver(self.model, self.vllm_config)
+        self._receiver.connect(init_info.publishers, init_info.token, init_info.timeout_s)
 
     def start_weight_update(self) -> None:
         """Nothing."""
 
     def receive_weights(self, update_info: SpoUpdate) -> None:
-        """Fetches and loads a version; see `Receiver.update` for what it raises."""
+        """Fetches and applies a version; see `Receiver.update` for what it raises."""
         if self._receiver is None:
             raise RuntimeError("init_weight_transfer_engine comes first")
         self._receiver.update(update_info.version)
@@ -150,8 +166,9 @@ class SpoEngine(base.WeightTransferEngine[SpoInit, SpoUpdate]):  # type: ignore[
         """Nothing."""
 
     def shutdown(self) -> None:
-        """Forgets the publishers."""
-        self._receiver = None
+        """Forgets the publishers; the version in place stays known."""
+        if self._receiver is not None:
+            self._receiver.disconnect()
 
 
 class WorkerExtension:
@@ -159,18 +176,24 @@ class WorkerExtension:
 
     model_runner: Any
     vllm_config: VllmConfig
-    _spo_receiver: tuple[tuple[list[str], str], Receiver] | None = None
+    _spo_receiver: Receiver | None = None
 
     def spo_update_weights(self, publishers: list[str], token: str, version: int, timeout_s: float = 120.0) -> None:
-        """Fetches and loads a version; `collective_rpc("spo_update_weights", args=(…))` calls it in every worker.
+        """Fetches and applies a version; `collective_rpc("spo_update_weights", args=(…))` calls it in every worker.
 
-        The arguments and what is raised are those of `Receiver`.
+        The arguments are those of `Receiver.connect`, what is raised is what `Receiver.update` raises.
         """
-        key = (publishers, token)
-        if self._spo_receiver is None or self._spo_receiver[0] != key:
-            model = self.model_runner.get_model()
-            self._spo_receiver = key, Receiver(model, self.vllm_config, publishers, token, timeout_s)
-        self._spo_receiver[1].update(version)
+        if self._spo_receiver is None:
+            self._spo_receiver = Receiver(self.model_runner.get_model(), self.vllm_config)
+        self._spo_receiver.connect(publishers, token, timeout_s)
+        self._spo_receiver.update(version)
+
+    def spo_read_weights(self, name: str) -> list[tuple[Copy, Tensor]]:
+        """See `Receiver.read`; of `collective_rpc`'s answers `spo.weight_map.assemble` makes the tensor."""
+        receiver = self._spo_receiver or getattr(getattr(self, "weight_transfer_engine", None), "_receiver", None)
+        if receiver is None:
+            raise RuntimeError("no version has come yet")
+        return receiver.read(name)
 
 
 # --- the trainer's side ---

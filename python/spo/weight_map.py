@@ -12,7 +12,7 @@ Left out: engines. Whether the recorded copies are all that loading does is for 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,26 @@ class Copy:
             return slice(start, end), target
         kept = inside.nonzero().squeeze(1)
         return kept + start, target[kept]
+
+
+def assemble(parts: Iterable[Iterable[tuple[Copy, Tensor]]], shape: tuple[int, ...]) -> Tensor:
+    """A checkpoint tensor from what each worker's parameters hold of it.
+
+    Raises:
+        ValueError: Some elements are in none, or not the same in all of those that have them.
+    """
+    full: Tensor | None = None
+    known = torch.zeros(shape, dtype=torch.bool)
+    for copy, values in (part for worker in parts for part in worker):
+        full = torch.zeros(shape, dtype=values.dtype) if full is None else full
+        view, seen = copy.source_view(full), copy.source_view(known)
+        if not torch.equal(view[seen], values.cpu()[seen]):
+            raise ValueError("the workers differ in what they hold")
+        view.copy_(values)
+        seen.fill_(True)
+    if full is None or not known.all():
+        raise ValueError("some elements are not in any worker's parameters")
+    return full
 
 
 def _box(target: str, source: Tensor, destination: Tensor) -> Copy | None:
