@@ -18,6 +18,7 @@ from run_peers import TOKENIZER, ScriptedTrainer, ScriptedWorker, make_run
 from spo.jsonl import read_lineage
 from spo.launch import start_orchestrator
 from spo.store import TrajectoryStore
+from spo.wire import ADDRESS_FILE
 
 TOTAL_STEPS = 24
 
@@ -38,7 +39,9 @@ def session(run_dir: Path, trainer: ScriptedTrainer, kill_after_s: float | None)
             nursery.cancel_scope.cancel()
 
     trio.run(main)
-    return orchestrator.wait(30)
+    status = orchestrator.wait(30)
+    assert not (run_dir / ADDRESS_FILE).exists(), "nobody listens there any more, killed or not"
+    return status
 
 
 ONLINE_VALUES = (

@@ -22,6 +22,7 @@ from spo.orchestrator.session import SamplingSession
 from spo.problems import Problems, load_problems
 from spo.rundir import ModelInfo
 from spo.types import PREFIX_KEY, Work
+from spo.wire import ADDRESS_FILE
 
 FAKE = ("workers.engine=fake", "workers.max_batch_size=8", "sampling.max_new_tokens=2000")
 
@@ -62,6 +63,7 @@ async def test_many_tasks_get_their_own_trajectories_in_the_order_of_their_seeds
             tasks.start_soon(ask, session, task)
     assert found == {task: [1000 * task + number for number in range(40, 0, -1)] for task in range(12)}
     assert session.num_responses == 12 * 40
+    assert not (tmp_path / "session" / ADDRESS_FILE).exists(), "nobody listens there any more"
     assert all(max(len(work.seeds) for work in worker.done) <= 16 and worker.done for worker in workers)
 
 

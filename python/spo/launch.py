@@ -55,6 +55,7 @@ class OrchestratorProcess:
     def __init__(self, process: subprocess.Popen[bytes], run_dir: Path) -> None:
         self._process = process
         self._log = run_dir / ORCHESTRATOR_LOG
+        self._address_file = run_dir / ADDRESS_FILE
         self.address = ""
         """`host:port`, once it listens."""
 
@@ -79,6 +80,7 @@ class OrchestratorProcess:
         """
         status = self._process.wait(timeout_s)
         self._close_stdin()
+        self._address_file.unlink(missing_ok=True)  # One that was killed could not.
         return status
 
     def last_error(self) -> str:
@@ -90,10 +92,10 @@ class OrchestratorProcess:
         self._close_stdin()
         self._process.terminate()
         try:
-            return self._process.wait(timeout_s)
+            return self.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return self._process.wait()
+            return self.wait()
 
     def _close_stdin(self) -> None:
         if self._process.stdin is not None:
