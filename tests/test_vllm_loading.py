@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from importlib import metadata
 
 import pytest
@@ -46,3 +48,14 @@ def test_without_vllm_the_setting_and_the_remedy_are_named(monkeypatch: pytest.M
         ConfigError, match=r"workers\.engine: vLLM is not installed here; pip install 'vllm==0\.32\.\*'"
     ):
         check_installed()
+
+
+def test_the_plug_in_names_the_versions_that_it_supports_before_it_touches_vllm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, vllm="0.33.0")
+    monkeypatch.delitem(sys.modules, "spo.vllm_plugin", raising=False)
+    with pytest.raises(
+        ImportError, match=r"spo\.vllm_plugin: vllm 0\.33\.0 is not supported, 0\.32\.x is; pip install"
+    ):
+        importlib.import_module("spo.vllm_plugin")

@@ -124,3 +124,14 @@ def test_the_extension_brings_versions_whole_and_puts_the_old_one_back(
     assert told["old"] == str(greedy(old, 12)) == told["still"]
     assert "refused" in told
     assert told["new"] == str(greedy(new, 12)) != told["old"]
+
+
+@pytest.mark.timeout(960)
+def test_trainer_and_engine_hold_the_same_after_many_versions_cuts_and_restarts(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    make_model(0, tied=True).save_pretrained(tmp_path / "model")
+    program = str(Path(__file__).parent / "vllm_soak.py")
+    (line,) = (x for x in run_program(environment, program, str(tmp_path / "model"), "60") if x.startswith("same "))
+    _, engine, trainer, *_ = line.split()
+    assert engine == trainer

