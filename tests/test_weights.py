@@ -1,8 +1,10 @@
 """The Python face of weight streaming: arrays in, whole versions out, and errors that say what to do."""
 
 import _thread
+import socket
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +172,41 @@ def test_beyond_loopback_a_token_is_needed():
     WeightPublisher("0.0.0.0:0", token=TOKEN).close()
 
 
+@pytest.mark.parametrize("local", [True, False])
+def test_loopback_is_reached_by_a_unix_socket_only_if_wanted(publisher, local):
+    publisher.publish(1, [shard("w", np.ones(3, np.float32))])
+    host, port = publisher.address.rsplit(":", 1)
+    connections = Path("/proc/self/net/tcp").read_text().count(f":{int(port):04X} ")
+    WeightSubscriber([publisher.address], token=TOKEN, local=local).fetch(1)
+    left = Path("/proc/self/net/tcp").read_text().count(f":{int(port):04X} ")
+    assert host == "127.0.0.1"
+    assert (left > connections) == (not local), "a TCP connection leaves a trace, which waits for its last packets"
+
+
+def test_a_publisher_on_a_path_is_reached_there_and_takes_over_what_a_dead_one_left(tmp_path):
+    path = tmp_path / "weights"
+    address = f"unix:{path}"
+    with WeightPublisher(address, token=TOKEN) as publisher:
+        assert publisher.address == address
+        publisher.publish(1, [shard("w", np.ones(3, np.float32))])
+        assert (subscriber(publisher).fetch(1)["w"] == 1).all()
+        with pytest.raises(WeightsError, match="refused the token"):
+            subscriber(publisher, token=b"another").fetch(1)
+        with pytest.raises(OSError, match=f"listening on {address}: Address already in use"):
+            WeightPublisher(address, token=TOKEN)
+    assert not path.exists()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with WeightPublisher(address, token=TOKEN) as publisher:
+        publisher.publish(1, [shard("w", np.ones(3, np.float32))])
+        assert (subscriber(publisher).fetch(1)["w"] == 1).all()
+
+
+def test_a_path_where_nobody_listens_is_named(tmp_path):
+    with pytest.raises(TimeoutError, match=rf"connecting to unix:{tmp_path}/none: No such file"):
+        WeightSubscriber([f"unix:{tmp_path}/none"], timeout_s=0.2).fetch(1)
+
+
 def test_a_busy_port_is_an_os_error_that_names_it(publisher):
     with pytest.raises(OSError, match=f"listening on {publisher.address}: Address already in use"):
         WeightPublisher(publisher.address, token=TOKEN)
@@ -226,6 +263,8 @@ def test_a_publisher_with_impossible_settings_is_refused(arguments, message):
     [
         ([], 1.0, "0 addresses"),
         (["localhost"], 1.0, 'address "localhost" is not of the form'),
+        (["unix:relative/path"], 1.0, 'address "unix:relative/path" is not of the form'),
+        (["unix:/" + 120 * "x"], 1.0, "is not of the form"),
         (["127.0.0.1:1"], 0.0, "must be above 0"),
         (["127.0.0.1:1"], float("nan"), "must be a number of seconds"),
     ],

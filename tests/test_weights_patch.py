@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -74,14 +75,42 @@ def test_arrays_that_do_not_fit_are_refused():
         encode_patch(data[:5], data[::2])
     with pytest.raises(ValueError, match="3 chunk hashes for 10 elements"):
         encode_patch(data, data, hashes=np.zeros(3, np.uint64))
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="old is 1-D of float32; need 1-D bfloat16 bit patterns"):
         encode_patch(data.astype(np.float32), data)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="target is 2-D of uint16"):
         apply_patch(data.reshape(2, 5), b"")
+    with pytest.raises(TypeError, match="data is a list"):
+        chunk_hashes([1, 2])
+    with pytest.raises(ValueError, match="target must be contiguous"):
+        apply_patch(data[::2], encode_patch(data[:5], data[:5]))
     frozen = data.copy()
     frozen.flags.writeable = False
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="target may not be written to"):
         apply_patch(frozen, encode_patch(data, data))
+
+
+def test_torch_tensors_are_patched_in_place(masters):
+    old, new = torch.from_numpy(masters).bfloat16(), torch.from_numpy(masters * np.float32(1.001)).bfloat16()
+    hashes = chunk_hashes(old)
+    patch = encode_patch(old, new.view(torch.uint16), hashes)
+    assert patch == encode_patch(old.view(torch.uint16).numpy(), new)
+    for target in (old.clone(), old.clone().view(torch.uint16), torch.nn.Parameter(old.clone())):
+        assert apply_patch(target, patch) == torch.count_nonzero(old != new)
+        assert torch.equal(target.detach().view(torch.uint16), new.view(torch.uint16))
+    np.testing.assert_array_equal(hashes, chunk_hashes(new))
+
+
+def test_torch_tensors_that_do_not_fit_are_refused():
+    data = torch.zeros(10, dtype=torch.bfloat16)
+    patch = encode_patch(data, data)
+    with pytest.raises(TypeError, match="target is 1-D of float32"):
+        apply_patch(data.float(), patch)
+    with pytest.raises(TypeError, match="target is 2-D of uint16"):
+        apply_patch(data.view(2, 5), patch)
+    with pytest.raises(TypeError, match="target is on meta; need a tensor on the CPU"):
+        apply_patch(data.to("meta"), patch)
+    with pytest.raises(ValueError, match="target must be contiguous"):
+        apply_patch(torch.zeros(20, dtype=torch.bfloat16)[::2], patch)
 
 
 @settings(max_examples=60, deadline=None)

@@ -83,13 +83,13 @@ fn a_chain_of_versions_arrives_as_patches_and_equals_what_was_published() {
 }
 
 #[test]
-fn four_subscribers_get_the_same_patches() {
+fn sixteen_subscribers_get_the_same_patches() {
     let publishers = pair(2);
     publish_on(&publishers, 0, &state(2, 0));
     let held = fetch(&proxies(&publishers, &[Fault::None]), 0, None).unwrap();
     publish_on(&publishers, 1, &state(2, 1));
     std::thread::scope(|scope| {
-        for _ in 0..4 {
+        for _ in 0..16 {
             scope.spawn(|| {
                 let fetched = fetch(&proxies(&publishers, &[Fault::None]), 1, Some(&held)).unwrap();
                 assert!(is_state(&fetched, &state(2, 1)));
@@ -142,4 +142,54 @@ fn patches_that_are_cut_or_damaged_anywhere_are_made_up_for_by_the_whole_version
         }
     }
     assert!(is_state(&held, &state(4, 0)), "the base was changed");
+}
+
+#[test]
+fn who_is_several_versions_behind_takes_the_patches_that_were_made_for_others() {
+    let publishers = pair(2);
+    publish_on(&publishers, 0, &state(6, 0));
+    let first = fetch(&proxies(&publishers, &[Fault::None]), 0, None).unwrap();
+    let mut held = first.clone();
+    for version in 1..6 {
+        publish_on(&publishers, version, &state(6, version));
+        held = fetch(&proxies(&publishers, &[Fault::None]), version, Some(&held)).unwrap();
+    }
+    assert_eq!(publishers[0].versions(), [4, 5]);
+    let fine = proxies(&publishers, &[Fault::None]);
+    assert!(is_state(&fetch(&fine, 5, Some(&first)).unwrap(), &state(6, 5)));
+    let passed = bytes_passed(&fine);
+    assert!(passed < 20_000, "{passed} bytes for five steps");
+    // A cut goes on with the patches too: with two halves on two connections no more passes than at once, but handshakes.
+    let cut = proxies(&publishers, &[Fault::CutDown(passed / 4), Fault::None]);
+    assert!(is_state(&fetch(&cut, 5, Some(&first)).unwrap(), &state(6, 5)));
+    assert!(bytes_passed(&cut) < passed + 2000, "{} instead of {passed} bytes", bytes_passed(&cut));
+    let mut wrong = first.clone();
+    wrong.tensors[0].data = TensorData::BFloat16(vec![7; MATRIX]);
+    assert!(is_state(&fetch(&proxies(&publishers, &[Fault::None]), 5, Some(&wrong)).unwrap(), &state(6, 5)));
+}
+
+#[test]
+fn a_way_that_is_longer_than_the_whole_is_not_taken() {
+    let publishers = pair(1);
+    publish_on(&publishers, 0, &state(7, 0));
+    let first = fetch(&proxies(&publishers, &[Fault::None]), 0, None).unwrap();
+    for version in 1..4 {
+        publish_on(&publishers, version, &state(10 * version, version));
+        let base = fetch(&proxies(&publishers, &[Fault::None]), version, Some(&first)).unwrap();
+        assert!(is_state(&base, &state(10 * version, version)));
+    }
+}
+
+#[test]
+fn a_publisher_with_other_weights_under_a_known_number_is_noticed() {
+    let before = pair(2);
+    publish_on(&before, 3, &state(8, 3));
+    let held = fetch(&proxies(&before, &[Fault::None]), 3, None).unwrap();
+    let after = pair(2);
+    publish_on(&after, 3, &state(9, 3));
+    publish_on(&after, 4, &state(9, 4));
+    for version in [3, 4] {
+        let fetched = fetch(&proxies(&after, &[Fault::None]), version, Some(&held)).unwrap();
+        assert!(is_state(&fetched, &state(9, version)), "version {version}");
+    }
 }

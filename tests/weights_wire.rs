@@ -64,7 +64,7 @@ proptest! {
 
     #[test]
     fn a_request_is_read_back(version in any::<u64>(), first_chunk in any::<u64>()) {
-        let patches = Request::FetchPatches { version, base: first_chunk };
+        let patches = Request::FetchPatches { version, base: first_chunk, first_patch: version };
         for request in [Request::Fetch { version, first_chunk }, Request::Identify, patches] {
             prop_assert_eq!(Request::decode(&request.encode()), Ok(request));
         }

@@ -295,7 +295,7 @@ class WeightPublisher:
 
 @final
 class WeightSubscriber:
-    def __new__(cls, addresses: list[str], token: bytes, timeout_s: float) -> WeightSubscriber: ...
+    def __new__(cls, addresses: list[str], token: bytes, timeout_s: float, local: bool) -> WeightSubscriber: ...
     def fetch(
         self,
         version: int,

@@ -1,11 +1,11 @@
 """Weights on their way from trainer ranks to rollout workers: whole, verified policy versions, or nothing.
 
-Every trainer rank runs a `WeightPublisher` that copies the rank's own shards and serves them over TCP from
-background threads; a `WeightSubscriber` fetches one version from all ranks at once and returns it as a
-`Snapshot`. Every chunk is checked on arrival (CRC32C) and where it landed in memory (state hash), and the
-shards must cover every element of every tensor exactly once. The work is done in Rust (`rust/weights/`)
-without the GIL; Ctrl-C is answered. No collective and no torch is involved: bfloat16 elements are handled as
-their 16-bit patterns.
+Every trainer rank runs a `WeightPublisher` that copies the rank's own shards and serves them over TCP, and over UNIX
+sockets to those on its host, from background threads; a `WeightSubscriber` fetches one version from all ranks at once
+and returns it as a `Snapshot`. Every chunk is checked where it landed in memory (state hash),
+and the shards must cover every element of every tensor exactly once. The work is done in Rust (`rust/weights/`)
+without the GIL; Ctrl-C is answered. No collective and no torch is involved: bfloat16 elements are handled as their
+16-bit patterns.
 
 Left out: which version to fetch and when (the orchestrator says), and encryption. The token keeps strangers
 out (a mutual HMAC handshake); it does not hide the stream from someone who owns the network.
@@ -19,10 +19,11 @@ out (a mutual HMAC handshake); it does not hide the stream from someone who owns
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,19 @@ __all__ = [
     "chunk_hashes",
     "encode_patch",
 ]
+
+
+class TorchTensor(Protocol):
+    """A torch tensor; torch itself is not imported."""
+
+    dtype: Any
+    device: Any
+
+    def detach(self) -> Any: ...
+
+
+Patterns = npt.NDArray[np.uint16] | TorchTensor
+"""A flat state: bfloat16 bit patterns in a numpy array of uint16, or a torch tensor on the CPU (bfloat16 or uint16)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +98,8 @@ class WeightPublisher:
 
         Args:
             bind: "host:port" to listen on, by a name or address that subscribers reach; port 0 lets the system
-                choose. Beyond loopback a token is needed.
+                choose. Beyond loopback a token is needed. On loopback, with a token, a UNIX socket without a file is
+                listened on too. Or "unix:/path" for a UNIX socket in a folder that subscribers reach.
             token: The run's secret, the same for publishers and subscribers.
             rank: This trainer's rank.
             world_size: Number of trainer ranks, each with a publisher of its own.
@@ -100,7 +115,7 @@ class WeightPublisher:
 
     @property
     def address(self) -> str:
-        """The "host:port" that subscribers connect to."""
+        """The "host:port" or "unix:/path" that subscribers connect to."""
         return self._native.address
 
     @property
@@ -188,31 +203,35 @@ class WeightSubscriber:
     several threads.
     """
 
-    def __init__(self, addresses: Sequence[str], *, token: bytes = b"", timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, addresses: Sequence[str], *, token: bytes = b"", timeout_s: float = 60.0, local: bool = True
+    ) -> None:
         """Sets the subscriber up; nothing is connected yet.
 
         Args:
-            addresses: "host:port" of each rank's publisher, in any order.
+            addresses: "host:port" or "unix:/path" of each rank's publisher, in any order.
             token: The run's secret.
             timeout_s: Longest duration of a fetch, in seconds.
+            local: Whether publishers on loopback are reached by the UNIX socket beside their port, where there is one.
+                It carries more than TCP.
 
         Raises:
-            ValueError: An address is not of the form "host:port", there is none, or the timeout is not
-                positive.
+            ValueError: An address is of another form, there is none, or the timeout is not positive.
         """
-        self._native = _native.WeightSubscriber(list(addresses), token, timeout_s)
+        self._native = _native.WeightSubscriber(list(addresses), token, timeout_s, local)
 
     def fetch(self, version: int, timeout_s: float | None = None, base: Snapshot | None = None) -> Snapshot:
         """Fetches every rank's shards of just this version, verified; blocks until they are here.
 
-        Lost connections are made anew and go on after the last good chunk; a version that is not published yet is
-        waited for; if a publisher is restarted in between, the fetch starts over.
+        Lost connections are made anew and go on after the last good chunk or patch; a version that is not published yet
+        is waited for; if a publisher is restarted in between, the fetch starts over.
 
         Args:
             version: The policy version.
             timeout_s: Longest duration of this fetch; the subscriber's own if None.
-            base: A version that the caller holds. Publishers that still keep it send only what has changed since; the
-                others, or all if `base` is not what was published, send the whole. It is not changed.
+            base: A version that the caller holds. Publishers that still keep it, or the patches that lead on from it,
+                send only what has changed since; the others, or all if `base` is not what was published, send the
+                whole. It is not changed.
 
         Raises:
             VersionGone: A publisher no longer keeps the version; `newest` is one that it has.
@@ -224,46 +243,73 @@ class WeightSubscriber:
         return Snapshot(version, {name: array.reshape(shape) for name, shape, array in rows})
 
 
-def chunk_hashes(data: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint64]:
+def chunk_hashes(data: Patterns) -> npt.NDArray[np.uint64]:
     """The state hash of each chunk of 262,144 elements of a flat shard, for `encode_patch` and `apply_patch` to keep.
 
     Args:
         data: bfloat16 bit patterns, 1-D and contiguous.
+
+    Raises:
+        TypeError: The data are of another type or shape.
+        ValueError: They are not contiguous.
     """
-    return _native.chunk_hashes(data)
+    return _native.chunk_hashes(_patterns(data, "data"))
 
 
-def encode_patch(
-    old: npt.NDArray[np.uint16], new: npt.NDArray[np.uint16], hashes: npt.NDArray[np.uint64] | None = None
-) -> bytes:
-    """Encodes what turns `old` into `new`, without loss; 13 to 14 bits a change after an AdamW step at 6e-8.
+def encode_patch(old: Patterns, new: Patterns, hashes: npt.NDArray[np.uint64] | None = None) -> bytes:
+    """Encodes what turns `old` into `new`, without loss; about 13 bits a change after an AdamW step at 6e-8.
 
     Each chunk is coded as the smallest of nothing, gaps and steps in the order of bfloat16 numbers, a bitmap, the
     compressed xor of both states, and the new state as it is.
 
     Args:
-        old: bfloat16 bit patterns, 1-D and contiguous (`tensor.view(torch.uint16).numpy()` of a torch tensor).
+        old: bfloat16 bit patterns, 1-D and contiguous.
         new: As many patterns.
         hashes: The `chunk_hashes` of `old`, if the caller keeps them: they are not computed then, and become those of
             `new`. They are trusted.
 
     Raises:
+        TypeError: An array is of another type or shape.
         ValueError: The lengths differ, or an array is not contiguous.
     """
-    return _native.encode_patch(old, new, hashes)
+    return _native.encode_patch(_patterns(old, "old"), _patterns(new, "new"), hashes)
 
 
-def apply_patch(target: npt.NDArray[np.uint16], patch: bytes, hashes: npt.NDArray[np.uint64] | None = None) -> int:
+def apply_patch(target: Patterns, patch: bytes, hashes: npt.NDArray[np.uint64] | None = None) -> int:
     """Applies a patch in place, wholly or not at all, and returns the number of changed elements.
 
     Args:
-        target: The state that the patch was made from: bfloat16 bit patterns, 1-D and contiguous.
+        target: The state that the patch was made from: bfloat16 bit patterns, 1-D and contiguous. Others should not
+            read it meanwhile.
         patch: What `encode_patch` returned.
         hashes: The `chunk_hashes` of `target`, if the caller keeps them: the work is then in proportion to the changes,
             and they become those of the new state. They are trusted.
 
     Raises:
         WeightsError: The patch is damaged, or was made from another state. `target` and `hashes` are as they were.
-        ValueError: An array is not contiguous, or there is not one hash for every chunk.
+        TypeError: The target is of another type or shape.
+        ValueError: An array is not contiguous or may not be written to, or there is not one hash for every chunk.
     """
-    return _native.apply_patch(target, patch, hashes)
+    patterns = _patterns(target, "target")
+    if not patterns.flags.writeable:
+        raise ValueError("target may not be written to")
+    return _native.apply_patch(patterns, patch, hashes)
+
+
+def _patterns(data: Patterns, name: str) -> npt.NDArray[np.uint16]:
+    """The data as numpy sees them, without a copy."""
+    array: npt.NDArray[Any] = data if isinstance(data, np.ndarray) else _from_torch(data, name)
+    if array.dtype != np.uint16 or array.ndim != 1:
+        raise TypeError(f"{name} is {array.ndim}-D of {array.dtype}; need 1-D bfloat16 bit patterns (uint16)")
+    return array
+
+
+def _from_torch(data: Any, name: str) -> npt.NDArray[Any]:
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(data, torch.Tensor):
+        raise TypeError(f"{name} is a {type(data).__name__}; need a numpy array or a torch tensor")
+    if data.device.type != "cpu":
+        raise TypeError(f"{name} is on {data.device}; need a tensor on the CPU")
+    data = data.detach()
+    array: npt.NDArray[Any] = (data.view(torch.uint16) if data.dtype == torch.bfloat16 else data).numpy()
+    return array

@@ -52,8 +52,8 @@ impl WeightPublisher {
     }
 
     #[getter]
-    fn address(&self) -> String {
-        self.0.address().to_string()
+    fn address(&self) -> &str {
+        self.0.address()
     }
 
     #[getter]
@@ -97,9 +97,9 @@ type TensorTuple = (String, Vec<u64>, Py<PyAny>);
 #[pymethods]
 impl WeightSubscriber {
     #[new]
-    fn new(addresses: Vec<String>, token: Vec<u8>, timeout_s: f64) -> PyResult<Self> {
-        let subscriber = weights::WeightSubscriber::new(addresses, token, seconds(timeout_s)?);
-        subscriber.map(WeightSubscriber).map_err(to_python)
+    fn new(addresses: Vec<String>, token: Vec<u8>, timeout_s: f64, local: bool) -> PyResult<Self> {
+        let subscriber = weights::WeightSubscriber::new(addresses, token, seconds(timeout_s)?).map_err(to_python)?;
+        Ok(WeightSubscriber(if local { subscriber } else { subscriber.as_given() }))
     }
 
     #[pyo3(signature = (version, timeout_s=None, base=None))]
@@ -189,10 +189,9 @@ fn apply_patch<'py>(
     let target = flat_mut(&mut target, "target")?;
     let kept = hashes.as_mut().map(|hashes| flat_mut(hashes, "hashes")).transpose()?;
     without_gil(py, |interrupt| {
-        let staged = patch::stage_patch(target, patch, kept.as_deref(), interrupt)?;
-        staged.commit(target)?;
-        kept.into_iter().for_each(|kept| kept.copy_from_slice(&staged.hashes));
-        Ok(staged.changes)
+        let applied = patch::apply_patch(target, patch, kept.as_deref(), interrupt)?;
+        kept.into_iter().for_each(|kept| kept.copy_from_slice(&applied.hashes));
+        Ok(applied.changes)
     })
 }
 

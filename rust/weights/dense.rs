@@ -2,7 +2,7 @@
 //! state as it is. The first byte says which.
 
 use super::patch::{Change, take};
-use super::sparse::{compress, decompress, from_monotone, monotone, step_between, unzigzag, zigzag};
+use super::steps::{compress, decompress, from_monotone, monotone, step_between};
 use crate::Result;
 
 const BITMAP: u8 = 0;
@@ -73,4 +73,14 @@ fn merged(planes: &[u8], count: usize) -> Result<impl Iterator<Item = u16>, Stri
     }
     let (low, high) = planes.split_at(count);
     Ok(low.iter().zip(high).map(|(&low, &high)| u16::from_le_bytes([low, high])))
+}
+
+/// Small steps of either sign as small numbers.
+fn zigzag(step: u16) -> u16 {
+    let step = step as i16;
+    ((step << 1) ^ (step >> 15)) as u16
+}
+
+fn unzigzag(coded: u16) -> u16 {
+    (coded >> 1) ^ (coded & 1).wrapping_neg()
 }

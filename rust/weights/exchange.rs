@@ -8,7 +8,7 @@ use super::handshake::{self, HandshakeError};
 use super::link::{Link, LinkError, pause};
 use super::manifest::Manifest;
 use super::snapshot::Base;
-use super::wire::{FrameKind, HEADER_BYTES, Header, PATCHES_FOLLOW, Request};
+use super::wire::{FrameKind, HEADER_BYTES, Header, MAX_STEPS, Request};
 use crate::{Error, Result};
 
 /// How long one frame may take before the connection is given up and made anew.
@@ -22,12 +22,20 @@ const MAX_DAMAGED: u32 = 3;
 /// Bytes that the patch of a shard may have beyond the shard's own, and a 64th of them.
 const PATCH_OVERHEAD: usize = 4096;
 
-/// A connection on which a version is on its way: its manifest, that as bytes, and whether patches follow.
-pub(super) type Begun<'a> = (Link<'a>, Manifest, Vec<u8>, bool);
+/// A connection on which a version is on its way.
+pub(super) struct Begun<'a> {
+    pub(super) link: Link<'a>,
+    pub(super) manifest: Manifest,
+    pub(super) manifest_bytes: Vec<u8>,
+    /// Steps whose patches follow; `None` if chunks do.
+    pub(super) steps: Option<u64>,
+}
 
 /// What every rank's part of one fetch has in common.
 pub(super) struct Fetch<'a> {
     pub(super) token: &'a [u8],
+    /// Whether to look for a UNIX socket beside a loopback address.
+    pub(super) local: bool,
     pub(super) version: u64,
     pub(super) base: Option<&'a Base<'a>>,
     pub(super) timeout: Duration,
@@ -112,7 +120,7 @@ impl<'a> Fetch<'a> {
     }
 
     pub(super) fn connect(&self, address: &str) -> Result<Link<'a>, Attempt> {
-        let mut link = Link::connect(address, self.stop, self.frame_deadline())?;
+        let mut link = Link::connect(address, self.local, self.stop, self.frame_deadline())?;
         match handshake::request(&mut link, self.token, self.frame_deadline()) {
             Ok(()) => Ok(link),
             Err(HandshakeError::Link(error)) => Err(error.into()),
@@ -120,7 +128,7 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Connects, makes the request for the version, and reads its manifest; says whether patches follow it.
+    /// Connects, makes the request for the version, and reads its manifest.
     pub(super) fn begin(&self, address: &str, request: Request) -> Result<Begun<'a>, Attempt> {
         let mut link = self.connect(address)?;
         link.write_all(&request.encode(), &[], "a request", self.frame_deadline())?;
@@ -132,7 +140,10 @@ impl<'a> Fetch<'a> {
         if manifest.version != self.version {
             return Err(Attempt::Damaged(format!("version {} instead of {}", manifest.version, self.version)));
         }
-        Ok((link, manifest, bytes, header.index == PATCHES_FOLLOW))
+        if header.index > MAX_STEPS {
+            return Err(Attempt::Damaged(format!("{} steps of patches", header.index - 1)));
+        }
+        Ok(Begun { link, manifest, manifest_bytes: bytes, steps: header.index.checked_sub(1) })
     }
 
     /// Reads a header that must be of this kind; an answer that there is no such version is the error that it
@@ -148,11 +159,11 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    pub(super) fn read_patch(&self, link: &mut Link<'_>, index: usize, shard_bytes: usize) -> Result<Vec<u8>, Attempt> {
+    pub(super) fn read_patch(&self, link: &mut Link<'_>, index: u64, shard_bytes: usize) -> Result<Vec<u8>, Attempt> {
         let header = self.read_header(link, FrameKind::Patch)?;
-        if header.index != index as u64 || header.length > shard_bytes + shard_bytes / 64 + PATCH_OVERHEAD {
+        if header.index != index || header.length > shard_bytes + shard_bytes / 64 + PATCH_OVERHEAD {
             let what = format!("patch {} of {} bytes", header.index, header.length);
-            return Err(Attempt::Damaged(format!("{what} for shard {index} of {shard_bytes} bytes")));
+            return Err(Attempt::Damaged(format!("{what} instead of patch {index} for {shard_bytes} bytes")));
         }
         let mut patch = vec![0; header.length];
         link.read_exact(&mut patch, "a patch", self.frame_deadline())?;
@@ -190,7 +201,7 @@ impl<'a> Fetch<'a> {
     }
 }
 
-pub(super) fn check_payload(header: &Header, payload: &[u8]) -> Result<(), Attempt> {
+fn check_payload(header: &Header, payload: &[u8]) -> Result<(), Attempt> {
     if crc32c::crc32c(payload) == header.payload_crc {
         return Ok(());
     }

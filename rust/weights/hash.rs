@@ -29,8 +29,23 @@ const fn keys() -> [u64; LANES] {
     keys
 }
 
-fn multiplier(block: usize) -> u64 {
+/// Multipliers of the first blocks: as many as a chunk has.
+static MULTIPLIERS: [u64; super::CHUNK_ELEMENTS * 4 / BLOCK_BYTES] = {
+    let mut multipliers = [0; super::CHUNK_ELEMENTS * 4 / BLOCK_BYTES];
+    let mut block = 0;
+    while block < multipliers.len() {
+        multipliers[block] = compute_multiplier(block);
+        block += 1;
+    }
+    multipliers
+};
+
+const fn compute_multiplier(block: usize) -> u64 {
     splitmix(block as u64) | 1
+}
+
+fn multiplier(block: usize) -> u64 {
+    MULTIPLIERS.get(block).copied().unwrap_or_else(|| compute_multiplier(block))
 }
 
 #[inline(always)]

@@ -1,15 +1,20 @@
-//! A TCP socket whose every wait has a deadline, can be called off within [`POLL`], and names the peer. Bytes
+//! A TCP or UNIX socket whose every wait has a deadline, can be called off within [`POLL`], and names the peer. Bytes
 //! only: what they mean is for `wire`, `handshake`, `serve` and `fetch`.
 
-use std::io::{ErrorKind, IoSlice, Read};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::io::IoSlice;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{AddressFamily, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::address::{beside, unix_path};
 
 /// The longest time that a wait goes on without looking at its deadline and at the stop flag.
 pub(super) const POLL: Duration = crate::Interrupt::POLL;
@@ -27,7 +32,7 @@ pub(super) enum LinkError {
 
 /// A connected socket, its peer's name for messages, and the flag that calls its waits off.
 pub(super) struct Link<'a> {
-    stream: TcpStream,
+    socket: OwnedFd,
     /// The peer's address.
     pub(super) peer: String,
     stop: &'a AtomicBool,
@@ -35,25 +40,41 @@ pub(super) struct Link<'a> {
 
 impl<'a> Link<'a> {
     /// Takes over a connected socket.
-    pub(super) fn new(stream: TcpStream, peer: String, stop: &'a AtomicBool) -> std::io::Result<Self> {
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(POLL))?;
-        stream.set_write_timeout(Some(POLL))?;
-        Ok(Link { stream, peer, stop })
+    pub(super) fn new(socket: OwnedFd, peer: String, stop: &'a AtomicBool) -> std::io::Result<Self> {
+        let _ = sockopt::set_tcp_nodelay(&socket, true); // a UNIX socket has no such setting
+        sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(POLL))?;
+        sockopt::set_socket_timeout(&socket, Timeout::Send, Some(POLL))?;
+        Ok(Link { socket, peer, stop })
     }
 
-    /// Connects to `address` ("host:port").
-    pub(super) fn connect(address: &str, stop: &'a AtomicBool, deadline: Instant) -> Result<Self, LinkError> {
+    /// Connects to `address` ("host:port" or "unix:/path"); with `local`, to the UNIX socket beside a loopback address if
+    /// there is one.
+    pub(super) fn connect(
+        address: &str,
+        local: bool,
+        stop: &'a AtomicBool,
+        deadline: Instant,
+    ) -> Result<Self, LinkError> {
+        let failed = |why: String| LinkError::Closed(format!("connecting to {address}: {why}"));
+        let made = |socket| Link::new(socket, address.to_string(), stop).map_err(|error| failed(error.to_string()));
+        if let Some(path) = unix_path(address) {
+            let path = SocketAddrUnix::new(path).map_err(|error| failed(error.to_string()))?;
+            return match connect_one(AddressFamily::UNIX, &path, stop, deadline) {
+                Err(LinkError::Closed(why)) => Err(failed(why)),
+                other => made(other?),
+            };
+        }
         let mut failure = LinkError::Closed(format!("{address} names no address"));
         for candidate in resolve(address, stop, deadline)? {
-            match connect_one(candidate, stop, deadline) {
-                Ok(stream) => {
-                    let link = Link::new(stream, address.to_string(), stop);
-                    return link.map_err(|error| LinkError::Closed(format!("connecting to {address}: {error}")));
-                }
-                Err(LinkError::Closed(why)) => {
-                    failure = LinkError::Closed(format!("connecting to {address}: {why}"));
-                }
+            if let Some(name) = beside(candidate).filter(|_| local)
+                && let Ok(socket) = connect_one(AddressFamily::UNIX, &name, stop, deadline)
+            {
+                return made(socket);
+            }
+            let family = if candidate.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            match connect_one(family, &candidate, stop, deadline) {
+                Ok(socket) => return made(socket),
+                Err(LinkError::Closed(why)) => failure = failed(why),
                 Err(other) => return Err(other),
             }
         }
@@ -63,13 +84,13 @@ impl<'a> Link<'a> {
     /// Fills `buffer`; `what` names the wait.
     pub(super) fn read_exact(&mut self, mut buffer: &mut [u8], what: &str, deadline: Instant) -> Result<(), LinkError> {
         while !buffer.is_empty() {
-            match self.stream.read(buffer) {
+            match rustix::io::read(&self.socket, &mut *buffer) {
                 Ok(0) => {
                     return Err(LinkError::Closed(format!("{} closed while {what} was awaited", self.peer)));
                 }
                 Ok(count) => buffer = &mut buffer[count..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if waited(&error) => {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
                     check(self.stop, deadline, || format!("{} did not send {what} in time", self.peer))?
                 }
                 Err(error) => return Err(LinkError::Closed(format!("{what} from {}: {error}", self.peer))),
@@ -89,7 +110,7 @@ impl<'a> Link<'a> {
         while !head.is_empty() || !body.is_empty() {
             let slices = [IoSlice::new(head), IoSlice::new(body)];
             let mut control = SendAncillaryBuffer::default();
-            match rustix::net::sendmsg(&self.stream, &slices, &mut control, SendFlags::NOSIGNAL) {
+            match rustix::net::sendmsg(&self.socket, &slices, &mut control, SendFlags::NOSIGNAL) {
                 Ok(count) => {
                     let of_head = count.min(head.len());
                     head = &head[of_head..];
@@ -116,10 +137,6 @@ pub(super) fn pause(duration: Duration, stop: &AtomicBool, deadline: Instant) {
         }
         std::thread::sleep(left.min(POLL));
     }
-}
-
-fn waited(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 fn check(stop: &AtomicBool, deadline: Instant, late: impl FnOnce() -> String) -> Result<(), LinkError> {
@@ -155,19 +172,23 @@ fn resolve(address: &str, stop: &AtomicBool, deadline: Instant) -> Result<Vec<So
     }
 }
 
-fn connect_one(address: SocketAddr, stop: &AtomicBool, deadline: Instant) -> Result<TcpStream, LinkError> {
+fn connect_one(
+    family: AddressFamily,
+    address: &impl SocketAddrArg,
+    stop: &AtomicBool,
+    deadline: Instant,
+) -> Result<OwnedFd, LinkError> {
     let closed = |error: Errno| LinkError::Closed(std::io::Error::from(error).to_string());
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None).map_err(closed)?;
-    match rustix::net::connect(&socket, &address) {
+    match rustix::net::connect(&socket, address) {
         Ok(()) => {}
         Err(Errno::INPROGRESS) => {
             let slice = Timespec { tv_sec: 0, tv_nsec: POLL.subsec_nanos().into() };
             loop {
                 let mut waited_for = [PollFd::new(&socket, PollFlags::OUT)];
                 match rustix::event::poll(&mut waited_for, Some(&slice)) {
-                    Ok(0) | Err(Errno::INTR) => check(stop, deadline, || format!("{address} did not accept in time"))?,
+                    Ok(0) | Err(Errno::INTR) => check(stop, deadline, || "it did not accept in time".to_string())?,
                     Ok(_) => break,
                     Err(error) => return Err(closed(error)),
                 }
@@ -176,7 +197,6 @@ fn connect_one(address: SocketAddr, stop: &AtomicBool, deadline: Instant) -> Res
         }
         Err(error) => return Err(closed(error)),
     }
-    let stream = TcpStream::from(socket);
-    stream.set_nonblocking(false).map_err(|error| LinkError::Closed(error.to_string()))?;
-    Ok(stream)
+    rustix::io::ioctl_fionbio(&socket, false).map_err(closed)?;
+    Ok(socket)
 }

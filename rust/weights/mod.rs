@@ -1,8 +1,8 @@
 //! Weights on their way from trainer ranks to rollout workers: whole, verified policy versions, or nothing.
 //!
 //! Every trainer rank runs a [`WeightPublisher`] that snapshots the rank's own shards and serves them over
-//! TCP from background threads. A [`WeightSubscriber`] connects to every rank, fetches one version from all
-//! of them at once, checks every chunk (CRC32C on the wire, [`state_hash`] of the memory it landed in) and
+//! TCP, and over UNIX sockets to those on its host, from background threads. A [`WeightSubscriber`] connects
+//! to every rank, fetches one version from all of them at once, checks every chunk ([`state_hash`] of the memory it landed in) and
 //! that the shards cover each tensor exactly once, and only then hands out a [`Snapshot`].
 //!
 //! | file | noun |
@@ -13,21 +13,26 @@
 //! | `version` | one published version in a rank's memory, cut into chunks |
 //! | `wire` | the bytes of requests and frames, nothing else |
 //! | `handshake` | both ends prove that they know the run's token |
+//! | `address`, `listen` | where a publisher is found; its listening sockets |
 //! | `link` | a socket whose every wait has a deadline and can be called off |
-//! | `publisher`, `serve` | keeping versions; answering one connection |
-//! | `patch`, `scan`, `sparse`, `dense` | what changed between two states, found, coded and applied |
+//! | `publisher`, `chain`, `serve` | keeping versions, and patches between those gone; answering one connection |
+//! | `patch`, `scan`, `sparse`, `steps`, `bits`, `dense` | what changed between two states, found, coded and applied |
 //! | `subscriber`, `fetch`, `exchange` | a whole version; one rank's part of it; one exchange, retried |
 //! | `snapshot` | assembling and coverage |
 //!
 //! Left out: collectives, which version to fetch and when (the orchestrator says), and encryption: the token
 //! keeps strangers out, it does not hide or authenticate the stream against someone who owns the network.
 
+mod address;
+mod bits;
+mod chain;
 mod dense;
 mod exchange;
 mod fetch;
 mod handshake;
 pub mod hash;
 mod link;
+mod listen;
 mod manifest;
 pub mod patch;
 mod publisher;
@@ -35,6 +40,7 @@ mod scan;
 mod serve;
 mod snapshot;
 mod sparse;
+mod steps;
 mod subscriber;
 mod tensor;
 mod version;
@@ -47,7 +53,7 @@ pub use snapshot::{Base, Snapshot};
 pub use subscriber::WeightSubscriber;
 pub use tensor::{DType, Tensor, TensorData, WeightShard};
 
-/// Elements of a chunk: the unit of checksums, of state hashes and of resuming. Chunks start anew at every
+/// Elements of a chunk: the unit of state hashes and of resuming. Chunks start anew at every
 /// shard.
 pub const CHUNK_ELEMENTS: usize = 256 * 1024;
 

@@ -4,24 +4,26 @@
 //! compresses only in quantity (sparse changes, of which a chunk has a few hundred) is gathered over all chunks.
 //!
 //! ```text
-//! magic 8 | elements u64 | changes u64 | base hash u64 | new hash u64 | lengths of five sections, u64 each
-//! chunk table | symbols | gap bits | long steps | dense chunks      (see `sparse` for the middle three)
+//! magic 8 | base hash u64 | new hash u64 | elements | changes | lengths of seven sections
+//! chunk table | dense chunks | five streams of the sparse chunks      (see `sparse`)
 //! crc32c u32 of all before it
 //! ```
-//! The hashes are over the state hashes of the chunks. A patch is refused unless its base is the target's state, and unless
-//! the state that it makes has the hash that its maker saw. Who keeps the chunks' hashes beside the weights pays for the
-//! changes only; otherwise the target is hashed first.
+//! The hashes are over the state hashes of the chunks; numbers without a type are LEB128. The table has a number for each
+//! chunk: its coding and its changes (sparse; then a byte, the Rice parameter) or bytes (dense). A patch is refused unless
+//! its base is the target's state, and unless the state that it makes has the hash that its maker saw. Who keeps the chunks'
+//! hashes beside the weights pays for the changes only; otherwise the target is hashed first.
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::dense;
 use super::hash::{LaneUpdate, state_hash};
-use super::sparse::{SparseReader, SparseWriter};
+use super::sparse::{Rice, SparseReader, SparseWriter};
 use super::{CHUNK_ELEMENTS, scan};
 use crate::{Error, Interrupt, Result};
 
-const MAGIC: [u8; 8] = *b"SPOPAT\x00\x01";
-const HEADER_BYTES: usize = 80;
+const MAGIC: [u8; 8] = *b"SPOPAT\x00\x02";
+/// Streams of the sparse chunks.
+const STREAMS: usize = 5;
 const CRC_BYTES: usize = 4;
 /// From this share of changed elements on (1 in so many), other codings than sparse can be smaller.
 const DENSE_ONE_IN: usize = 16;
@@ -43,6 +45,15 @@ pub struct Patch {
     /// The patch's bytes.
     pub bytes: Vec<u8>,
     /// State hash of each chunk of the new state.
+    pub hashes: Vec<u64>,
+    /// Number of changed elements.
+    pub changes: u64,
+}
+
+/// What is known of a target after a patch.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// State hash of each chunk.
     pub hashes: Vec<u64>,
     /// Number of changed elements.
     pub changes: u64,
@@ -95,7 +106,7 @@ pub fn encode_patch(old: &[u16], new: &[u16], base_hashes: Option<&[u64]>, inter
         if changes.len() >= old.len().div_ceil(DENSE_ONE_IN) {
             *hash = state_hash(bytemuck::cast_slice(new));
             let body = dense::encode(old, new, &changes)?;
-            if body.len() < SparseWriter::estimate_bytes(old, &changes) {
+            if body.len() < SparseWriter::estimate_bytes(old, &changes, Rice::best(&changes)) {
                 write_entry(&mut table, DENSE, body.len() as u64);
                 dense_bytes.extend_from_slice(&body);
                 continue;
@@ -103,16 +114,19 @@ pub fn encode_patch(old: &[u16], new: &[u16], base_hashes: Option<&[u64]>, inter
         } else {
             *hash = updated_hash(*hash, old, &changes);
         }
+        let rice = Rice::best(&changes);
         write_entry(&mut table, SPARSE, changes.len() as u64);
-        sparse.write(old, &changes);
+        table.push(rice.parameter as u8);
+        sparse.write(old, &changes, rice);
     }
-    let [symbols, gap_bits, long_steps] = sparse.finish()?;
-    let sections = [&table, &symbols, &gap_bits, &long_steps, &dense_bytes];
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + CRC_BYTES + sections.iter().map(|s| s.len()).sum::<usize>());
-    bytes.extend_from_slice(&MAGIC);
-    let numbers = [old.len() as u64, total, combined(&base), combined(&hashes)];
-    for number in numbers.into_iter().chain(sections.iter().map(|section| section.len() as u64)) {
-        bytes.extend_from_slice(&number.to_le_bytes());
+    let [gaps, scales, bits, highs, longs] = sparse.finish()?;
+    let sections = [&table, &dense_bytes, &gaps, &scales, &bits, &highs, &longs];
+    let mut bytes = MAGIC.to_vec();
+    for hash in [combined(&base), combined(&hashes)] {
+        bytes.extend_from_slice(&hash.to_le_bytes());
+    }
+    for number in [old.len() as u64, total].into_iter().chain(sections.iter().map(|section| section.len() as u64)) {
+        write_number(&mut bytes, number);
     }
     sections.iter().for_each(|section| bytes.extend_from_slice(section));
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
@@ -127,21 +141,43 @@ pub fn stage_patch(
     base_hashes: Option<&[u64]>,
     interrupt: Interrupt<'_>,
 ) -> Result<StagedPatch> {
-    let parts = Parts::read(patch).map_err(damaged)?;
-    if parts.elements != target.len() as u64 {
-        let what = format!("the patch is of {} elements, the target has {}", parts.elements, target.len());
-        return Err(Error::Weights(what));
+    let (mut reader, mut hashes) = PatchReader::open(target, patch, base_hashes, interrupt)?;
+    let mut chunks = Vec::new();
+    for (index, (old, hash)) in target.chunks(CHUNK_ELEMENTS).zip(&mut hashes).enumerate() {
+        poll(index, interrupt)?;
+        chunks.extend(reader.next_chunk(old, hash).map_err(damaged)?.map(|staged| (index, staged)));
     }
-    let mut hashes = base_or_computed(target, base_hashes, interrupt)?;
-    if combined(&hashes) != parts.base_hash {
-        return Err(Error::Weights("the target is not the state that the patch was made from".into()));
-    }
-    interrupt.check()?;
-    let (chunks, changes) = stage_chunks(target, &parts, &mut hashes).map_err(damaged)?;
-    if changes != parts.changes || combined(&hashes) != parts.new_hash {
-        return Err(Error::Weights("the patch makes another state than the one that it was made for".into()));
-    }
+    let changes = reader.finish(&hashes)?;
     Ok(StagedPatch { chunks, elements: target.len(), hashes, changes })
+}
+
+/// Turns `target`, the base of `patch`, into what the patch was made for, or leaves it as it was. Quicker than to stage and
+/// commit, since the target's scattered memory is gone through once; what it held is put back after an error.
+pub fn apply_patch(
+    target: &mut [u16],
+    patch: &[u8],
+    base_hashes: Option<&[u64]>,
+    interrupt: Interrupt<'_>,
+) -> Result<Applied> {
+    let (mut reader, mut hashes) = PatchReader::open(target, patch, base_hashes, interrupt)?;
+    let mut undo = StagedPatch { chunks: Vec::new(), elements: target.len(), hashes: Vec::new(), changes: 0 };
+    let apply = || {
+        for (index, (chunk, hash)) in target.chunks_mut(CHUNK_ELEMENTS).zip(&mut hashes).enumerate() {
+            poll(index, interrupt)?;
+            if let Some(mut staged) = reader.next_chunk(chunk, hash).map_err(damaged)? {
+                staged.swap(chunk);
+                undo.chunks.push((index, staged));
+            }
+        }
+        reader.finish(&hashes)
+    };
+    match apply() {
+        Ok(changes) => Ok(Applied { hashes, changes }),
+        Err(error) => {
+            undo.commit(target)?;
+            Err(error)
+        }
+    }
 }
 
 impl StagedPatch {
@@ -166,72 +202,111 @@ impl StagedPatch {
     }
 }
 
-type Staged = (Vec<(usize, StagedChunk)>, u64);
-
-fn stage_chunks(target: &[u16], parts: &Parts<'_>, hashes: &mut [u64]) -> Result<Staged, String> {
-    let (mut table, mut dense_bytes) = (parts.table, parts.dense);
-    let mut sparse = SparseReader::new(parts.symbols, parts.gap_bits, parts.long_steps, parts.elements)?;
-    let (mut chunks, mut total) = (Vec::new(), 0);
-    for (index, (old, hash)) in target.chunks(CHUNK_ELEMENTS).zip(hashes).enumerate() {
-        match read_entry(&mut table)? {
-            (EMPTY, 0) => {}
-            (SPARSE, count) => {
-                let changes = sparse.read(old, count)?;
-                *hash = updated_hash(*hash, old, &changes);
-                total += count;
-                chunks.push((index, StagedChunk::Changes(changes)));
+impl StagedChunk {
+    /// Exchanges what `chunk` holds for what is staged.
+    fn swap(&mut self, chunk: &mut [u16]) {
+        match self {
+            StagedChunk::Whole(new) => new.swap_with_slice(chunk),
+            StagedChunk::Changes(changes) => {
+                changes.iter_mut().for_each(|(place, new)| std::mem::swap(new, &mut chunk[*place as usize]));
             }
-            (DENSE, length) => {
-                let length = usize::try_from(length).map_err(|error| error.to_string())?;
-                let new = dense::decode(old, take(&mut dense_bytes, length)?)?;
-                *hash = state_hash(bytemuck::cast_slice(&new));
-                total += old.iter().zip(&new).filter(|(old, new)| old != new).count() as u64;
-                chunks.push((index, StagedChunk::Whole(new)));
-            }
-            (other, _) => return Err(format!("chunk {index} has unknown coding {other}")),
         }
     }
-    sparse.finish()?;
-    if !table.is_empty() || !dense_bytes.is_empty() {
-        return Err("bytes left over behind the last chunk".into());
-    }
-    Ok((chunks, total))
 }
 
-/// The sections of a patch whose checksum and lengths are right.
-struct Parts<'a> {
-    elements: u64,
-    changes: u64,
-    base_hash: u64,
-    new_hash: u64,
+/// Reads the chunks of a patch whose checksum, lengths and base are right, one after the other.
+struct PatchReader<'a> {
     table: &'a [u8],
-    symbols: &'a [u8],
-    gap_bits: &'a [u8],
-    long_steps: &'a [u8],
     dense: &'a [u8],
+    sparse: SparseReader,
+    num_chunks: usize,
+    changes: u64,
+    expected_changes: u64,
+    new_hash: u64,
 }
 
-impl<'a> Parts<'a> {
-    fn read(patch: &'a [u8]) -> Result<Self, String> {
+impl<'a> PatchReader<'a> {
+    /// Also returns the chunk hashes of `target`.
+    fn open(
+        target: &[u16],
+        patch: &'a [u8],
+        base_hashes: Option<&[u64]>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<(Self, Vec<u64>)> {
+        let (elements, base_hash, reader) = Self::read(patch).map_err(damaged)?;
+        if elements != target.len() as u64 {
+            let what = format!("the patch is of {elements} elements, the target has {}", target.len());
+            return Err(Error::Weights(what));
+        }
+        let hashes = base_or_computed(target, base_hashes, interrupt)?;
+        if combined(&hashes) != base_hash {
+            return Err(Error::Weights("the target is not the state that the patch was made from".into()));
+        }
+        Ok((reader, hashes))
+    }
+
+    fn read(patch: &'a [u8]) -> Result<(u64, u64, Self), String> {
         let (body, crc) = patch.split_last_chunk::<CRC_BYTES>().ok_or("shorter than its checksum")?;
-        let (header, mut rest) = body.split_at_checked(HEADER_BYTES).ok_or("shorter than its header")?;
-        let (magic, numbers) = header.split_at(MAGIC.len());
-        if magic != MAGIC {
+        let mut rest = body;
+        if take(&mut rest, MAGIC.len())? != MAGIC {
             return Err("it does not begin as a patch does".into());
         }
         if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
             return Err("wrong checksum".into());
         }
-        let mut numbers = numbers.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
-        let mut number = || numbers.next().ok_or("shorter than its header");
-        let (elements, changes, base_hash, new_hash) = (number()?, number()?, number()?, number()?);
-        let mut section = || take(&mut rest, usize::try_from(number()?).map_err(|error| error.to_string())?);
-        let (table, symbols, gap_bits) = (section()?, section()?, section()?);
-        let (long_steps, dense) = (section()?, section()?);
-        if !rest.is_empty() {
-            return Err("bytes left over behind the last section".into());
+        let (base_hash, new_hash) = (take_hash(&mut rest)?, take_hash(&mut rest)?);
+        let (elements, expected_changes) = (read_number(&mut rest)?, read_number(&mut rest)?);
+        let mut lengths = [0; 2 + STREAMS];
+        for length in &mut lengths {
+            *length = usize::try_from(read_number(&mut rest)?).map_err(|error| error.to_string())?;
         }
-        Ok(Parts { elements, changes, base_hash, new_hash, table, symbols, gap_bits, long_steps, dense })
+        let mut sections = [&[][..]; 2 + STREAMS];
+        for (section, length) in sections.iter_mut().zip(lengths) {
+            *section = take(&mut rest, length)?;
+        }
+        if !rest.is_empty() || expected_changes > elements {
+            return Err("its numbers do not fit it".into());
+        }
+        let [table, dense, streams @ ..] = sections;
+        let sparse = SparseReader::new(streams, expected_changes)?;
+        let reader = PatchReader { table, dense, sparse, num_chunks: 0, changes: 0, expected_changes, new_hash };
+        Ok((elements, base_hash, reader))
+    }
+
+    /// What the next chunk becomes, unless it stays `old`; brings its hash up to date.
+    fn next_chunk(&mut self, old: &[u16], hash: &mut u64) -> Result<Option<StagedChunk>, String> {
+        let number = self.num_chunks;
+        self.num_chunks += 1;
+        match read_entry(&mut self.table)? {
+            (EMPTY, 0) => Ok(None),
+            (SPARSE, count) => {
+                let parameter = take(&mut self.table, 1)?[0];
+                let changes = self.sparse.read(old, count, parameter.into())?;
+                *hash = updated_hash(*hash, old, &changes);
+                self.changes += count;
+                Ok(Some(StagedChunk::Changes(changes)))
+            }
+            (DENSE, length) => {
+                let length = usize::try_from(length).map_err(|error| error.to_string())?;
+                let new = dense::decode(old, take(&mut self.dense, length)?)?;
+                *hash = state_hash(bytemuck::cast_slice(&new));
+                self.changes += old.iter().zip(&new).filter(|(old, new)| old != new).count() as u64;
+                Ok(Some(StagedChunk::Whole(new)))
+            }
+            (other, _) => Err(format!("chunk {number} has unknown coding {other}")),
+        }
+    }
+
+    /// Makes sure that nothing is left, and that the new state is the right one; returns the number of changes.
+    fn finish(self, hashes: &[u64]) -> Result<u64> {
+        self.sparse.finish().map_err(damaged)?;
+        if !self.table.is_empty() || !self.dense.is_empty() {
+            return Err(damaged("bytes left over behind the last chunk".into()));
+        }
+        if self.changes != self.expected_changes || combined(hashes) != self.new_hash {
+            return Err(Error::Weights("the patch makes another state than the one that it was made for".into()));
+        }
+        Ok(self.changes)
     }
 }
 
@@ -273,23 +348,36 @@ pub(super) fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], 
     Ok(taken)
 }
 
-/// A chunk's coding and its changes (sparse) or bytes (dense), as a variable-length number.
+fn take_hash(bytes: &mut &[u8]) -> Result<u64, String> {
+    let (hash, rest) = bytes.split_first_chunk().ok_or("it ends early")?;
+    *bytes = rest;
+    Ok(u64::from_le_bytes(*hash))
+}
+
 fn write_entry(table: &mut Vec<u8>, coding: u8, amount: u64) {
-    let mut number = amount << CODING_BITS | u64::from(coding);
-    while number >= 0x80 {
-        table.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    table.push(number as u8);
+    write_number(table, amount << CODING_BITS | u64::from(coding));
 }
 
 fn read_entry(table: &mut &[u8]) -> Result<(u8, u64), String> {
+    let number = read_number(table)?;
+    Ok((number as u8 & ((1 << CODING_BITS) - 1), number >> CODING_BITS))
+}
+
+fn write_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn read_number(bytes: &mut &[u8]) -> Result<u64, String> {
     let mut number = 0;
     for shift in (0..63).step_by(7) {
-        let byte = take(table, 1)?[0];
+        let byte = take(bytes, 1)?[0];
         number |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
-            return Ok((number as u8 & ((1 << CODING_BITS) - 1), number >> CODING_BITS));
+            return Ok(number);
         }
     }
     Err("a number that is too long".into())

@@ -2,34 +2,24 @@
 //! happens on background threads, one a connection, so that no subscriber can slow or stop the trainer.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
 
-use rustix::net::sockopt::{self, Timeout};
-
-use super::WeightShard;
+use super::address::unix_path;
+use super::chain::{Chain, Steps};
 use super::manifest::{MAX_WORLD_SIZE, Manifest};
-use super::serve::serve;
 use super::version::Version;
+use super::{WeightShard, listen};
 use crate::{Error, Interrupt, Result};
 
-/// Connections served at once; more wait in the system's queue until one ends.
-const MAX_CONNECTIONS: usize = 256;
 /// Versions that are no longer kept but still being sent; beyond it the oldest are revoked, which bounds
 /// memory.
 const MAX_OUTGOING: usize = 2;
-/// How often the accepting thread looks whether the publisher was closed.
-const ACCEPT_POLL: Duration = Duration::from_millis(100);
-/// Stack of a connection's thread.
-const STACK_BYTES: usize = 256 << 10;
-
 /// How a publisher is set up.
 #[derive(Clone, Debug)]
 pub struct PublisherConfig {
-    /// Address to listen on, "host:port"; port 0 lets the system choose.
+    /// Address to listen on: "host:port", where port 0 lets the system choose, or "unix:/path".
     pub bind: String,
     /// The run's secret; may be empty on loopback only.
     pub token: Vec<u8>,
@@ -54,6 +44,8 @@ struct Versions {
     kept: VecDeque<Arc<Version>>,
     /// Those that went while somebody was still being sent them, oldest first.
     outgoing: VecDeque<Arc<Version>>,
+    /// Patches that lead from versions that went to kept ones.
+    chain: Chain,
 }
 
 /// What the publisher's threads share.
@@ -61,18 +53,21 @@ pub(super) struct Shared {
     pub(super) instance: [u8; 16],
     pub(super) token: Vec<u8>,
     pub(super) closing: AtomicBool,
+    /// Whether anybody has asked for patches.
+    pub(super) patches_wanted: AtomicBool,
     versions: Mutex<Versions>,
 }
 
 /// Serves one rank's shards of the newest policy versions.
 pub struct WeightPublisher {
-    address: SocketAddr,
+    address: String,
     config: PublisherConfig,
     shared: Arc<Shared>,
     /// Held while a version is copied, so that publishes come one after another; holds memory to be used
     /// again.
     publishing: Mutex<Vec<u8>>,
-    acceptor: Mutex<Option<JoinHandle<()>>>,
+    /// Those that accept, and the one that makes patches.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Shared {
@@ -81,7 +76,11 @@ impl Shared {
     }
 
     pub(super) fn newest(&self) -> Option<u64> {
-        self.lock().kept.back().map(|version| version.number())
+        self.newest_version().map(|version| version.number())
+    }
+
+    fn newest_version(&self) -> Option<Arc<Version>> {
+        self.lock().kept.back().cloned()
     }
 
     pub(super) fn find(&self, number: u64) -> Lookup {
@@ -95,13 +94,27 @@ impl Shared {
         }
     }
 
+    /// The way from version `base`, which may be gone, to `version`: stored patches to a kept version, then that
+    /// version. `None` if there is no such way, or it is longer than the whole.
+    pub(super) fn way(&self, base: u64, version: &Version) -> Option<(Steps, Arc<Version>)> {
+        let versions = self.lock();
+        let kept = |number| versions.kept.iter().find(|kept| kept.number() == number);
+        let (steps, end) = versions.chain.from(base, |number| kept(number).is_some());
+        let end = kept(end).filter(|end| end.manifest.shards == version.manifest.shards)?;
+        let bytes = steps.iter().map(|step| step.bytes()).sum::<usize>();
+        (end.number() <= version.number() && bytes < version.num_bytes()).then(|| (steps, Arc::clone(end)))
+    }
+
     /// Makes `version` the newest and lets the oldest go; returns the memory of one that nobody needs any
     /// more.
-    fn insert(&self, version: Version, keep: usize) -> Option<Vec<u8>> {
+    fn insert(&self, version: Arc<Version>, keep: usize) -> Option<Vec<u8>> {
         let mut versions = self.lock();
-        versions.kept.push_back(Arc::new(version));
+        versions.kept.push_back(version);
         while versions.kept.len() > keep {
             let old = versions.kept.pop_front();
+            if let (Some(old), Some(next)) = (&old, versions.kept.front().cloned()) {
+                versions.chain.append(old, &next);
+            }
             versions.outgoing.extend(old);
         }
         let mut spare = None;
@@ -129,9 +142,7 @@ impl WeightPublisher {
         if keep == 0 {
             return Err(Error::invalid("keep is 0; a publisher keeps at least 1 version"));
         }
-        let listener = listen(&config.bind, !config.token.is_empty())?;
-        let failed = |error| Error::io(format!("listening on {}", config.bind), error);
-        let address = listener.local_addr().map_err(failed)?;
+        let (address, listeners) = listen::listen(&config.bind, !config.token.is_empty())?;
         let mut instance = [0; 16];
         getrandom::fill(&mut instance)
             .map_err(|error| Error::Weights(format!("no randomness from the system: {error}")))?;
@@ -139,17 +150,25 @@ impl WeightPublisher {
             instance,
             token: config.token.clone(),
             closing: AtomicBool::new(false),
+            patches_wanted: AtomicBool::new(false),
             versions: Mutex::default(),
         });
-        let theirs = Arc::clone(&shared);
-        let acceptor = Builder::new().name("spo-publisher".into()).spawn(move || accept(&listener, &theirs));
-        let acceptor = Mutex::new(Some(acceptor.map_err(failed)?));
-        Ok(WeightPublisher { address, config, shared, publishing: Mutex::default(), acceptor })
+        let threads = Mutex::default();
+        let publisher = WeightPublisher { address, config, shared, publishing: Mutex::default(), threads };
+        for listener in listeners {
+            let thread = listen::spawn(listener, &publisher.shared);
+            publisher.lock_threads().push(thread.map_err(|error| Error::io("starting a publisher's thread", error))?);
+        }
+        Ok(publisher)
     }
 
     /// The address that subscribers connect to, with the port that was chosen.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn lock_threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Versions that can be fetched, oldest first.
@@ -178,16 +197,41 @@ impl WeightPublisher {
             shards: Vec::new(),
         };
         let copied = Version::copy(manifest, shards, std::mem::take(&mut *memory), interrupt)?;
-        *memory = self.shared.insert(copied, self.config.keep).unwrap_or_default();
+        let (before, copied) = (self.shared.newest_version(), Arc::new(copied));
+        *memory = self.shared.insert(Arc::clone(&copied), self.config.keep).unwrap_or_default();
+        if let Some(before) = before.filter(|_| self.shared.patches_wanted.load(Ordering::Relaxed)) {
+            self.make_patches(before, copied);
+        }
         Ok(())
+    }
+
+    /// Makes the patches from one version to the next before anybody asks, unless the last ones are still being made.
+    /// Whoever needs them makes them otherwise; but who is several versions behind finds only those that were made.
+    fn make_patches(&self, base: Arc<Version>, version: Arc<Version>) {
+        const NAME: &str = "spo-patch";
+        let mut threads = self.lock_threads();
+        if threads.iter().any(|thread| thread.thread().name() == Some(NAME) && !thread.is_finished()) {
+            return;
+        }
+        threads.retain(|thread| !thread.is_finished());
+        let shared = Arc::clone(&self.shared);
+        let work = move || {
+            let stop = || shared.closing.load(Ordering::Relaxed) || version.is_revoked() || base.is_revoked();
+            let _ = version.patches_from(&base, Interrupt::new(&stop)); // who asks for them meets the error
+        };
+        threads.extend(Builder::new().name(NAME.into()).spawn(work));
     }
 
     /// Stops listening and ends every connection; no more than a moment passes. Closing twice is harmless.
     pub fn close(&self) {
-        self.shared.closing.store(true, Ordering::Relaxed);
-        let acceptor = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(acceptor) = acceptor {
-            let _ = acceptor.join(); // a panic of the accepting thread has already been printed
+        if self.shared.closing.swap(true, Ordering::Relaxed) {
+            return; // another publisher may have the path by now
+        }
+        for thread in std::mem::take(&mut *self.lock_threads()) {
+            let _ = thread.join(); // a panic of the thread has already been printed
+        }
+        if let Some(path) = unix_path(&self.address) {
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -195,47 +239,5 @@ impl WeightPublisher {
 impl Drop for WeightPublisher {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-fn listen(bind: &str, has_token: bool) -> Result<TcpListener> {
-    let failed = |error| Error::io(format!("listening on {bind}"), error);
-    let addresses: Vec<SocketAddr> = bind.to_socket_addrs().map_err(failed)?.collect();
-    if !has_token && !addresses.iter().all(|address| is_loopback(address.ip())) {
-        return Err(Error::invalid(format!(
-            "bind={bind:?} is reachable from other machines and token is empty; give a token, or bind to 127.0.0.1"
-        )));
-    }
-    let listener = TcpListener::bind(&addresses[..]).map_err(failed)?;
-    sockopt::set_socket_timeout(&listener, Timeout::Recv, Some(ACCEPT_POLL)).map_err(|error| failed(error.into()))?;
-    Ok(listener)
-}
-
-fn is_loopback(address: IpAddr) -> bool {
-    address.to_canonical().is_loopback()
-}
-
-/// Accepts until the publisher is closed, then waits for the connections to notice.
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    let mut connections: Vec<JoinHandle<()>> = Vec::new();
-    while !shared.closing.load(Ordering::Relaxed) {
-        connections.retain(|connection| !connection.is_finished());
-        if connections.len() >= MAX_CONNECTIONS {
-            std::thread::sleep(ACCEPT_POLL);
-            continue;
-        }
-        match listener.accept() {
-            Ok((stream, peer)) => {
-                let shared = Arc::clone(shared);
-                let connection = move || serve(stream, peer.to_string(), &shared);
-                let thread = Builder::new().name("spo-serve".into()).stack_size(STACK_BYTES);
-                connections.extend(thread.spawn(connection)); // no thread to be had: the peer sees a closed connection
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => std::thread::sleep(ACCEPT_POLL), // out of descriptors, or the peer left: never a reason to stop
-        }
-    }
-    for connection in connections {
-        let _ = connection.join(); // a panic there has already been printed
     }
 }

@@ -1,16 +1,17 @@
 //! One subscriber's connection, as the publisher sees it: handshake, then requests answered until the peer
 //! leaves, misbehaves or falls asleep. Nothing that happens here reaches `publish` or another connection.
 
-use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::chain::Steps;
 use super::handshake;
 use super::link::{Link, LinkError};
 use super::publisher::{Lookup, Shared};
 use super::version::Version;
-use super::wire::{FrameKind, Header, MAX_PATCH_BYTES, PATCHES_FOLLOW, REQUEST_BYTES, Request};
+use super::wire::{FrameKind, Header, MAX_PATCH_BYTES, REQUEST_BYTES, Request};
 use crate::Interrupt;
 
 /// How long a stranger has to prove itself.
@@ -21,8 +22,8 @@ const IDLE: Duration = Duration::from_secs(600);
 const FRAME: Duration = Duration::from_secs(30);
 
 /// Serves one connection to its end. How it ends is the peer's affair, and told to the peer alone.
-pub(super) fn serve(stream: TcpStream, peer: String, shared: &Shared) {
-    let Ok(mut link) = Link::new(stream, peer, &shared.closing) else { return };
+pub(super) fn serve(socket: OwnedFd, shared: &Shared) {
+    let Ok(mut link) = Link::new(socket, "the subscriber".into(), &shared.closing) else { return };
     if handshake::accept(&mut link, &shared.token, Instant::now() + HANDSHAKE).is_ok() {
         while answer(&mut link, shared).is_ok() {}
     }
@@ -38,13 +39,16 @@ fn answer(link: &mut Link<'_>, shared: &Shared) -> Result<(), LinkError> {
             Lookup::Kept(version) => send_version(link, &version, first_chunk, shared),
             other => send_absence(link, &other),
         },
-        Request::FetchPatches { version, base } => match (shared.find(version), shared.find(base)) {
-            (Lookup::Kept(version), Lookup::Kept(base)) if version.manifest.shards == base.manifest.shards => {
-                send_patches(link, &version, &base, shared)
+        Request::FetchPatches { version, base, first_patch } => {
+            shared.patches_wanted.store(true, Ordering::Relaxed);
+            match shared.find(version) {
+                Lookup::Kept(version) => match shared.way(base, &version) {
+                    Some(way) => send_patches(link, &version, way, first_patch, shared),
+                    None => send_version(link, &version, 0, shared),
+                },
+                other => send_absence(link, &other),
             }
-            (Lookup::Kept(version), _) => send_version(link, &version, 0, shared),
-            (other, _) => send_absence(link, &other),
-        },
+        }
     }
 }
 
@@ -56,24 +60,47 @@ fn send_absence(link: &mut Link<'_>, lookup: &Lookup) -> Result<(), LinkError> {
     }
 }
 
-/// Patches of every shard that is not empty, in order.
-fn send_patches(link: &mut Link<'_>, version: &Version, base: &Version, shared: &Shared) -> Result<(), LinkError> {
+/// The patches of every shard that is not empty, step by step, from number `first` on.
+fn send_patches(
+    link: &mut Link<'_>,
+    version: &Version,
+    (steps, last): (Steps, Arc<Version>),
+    first: u64,
+    shared: &Shared,
+) -> Result<(), LinkError> {
     let deadline = || Instant::now() + FRAME;
     let manifest = &version.manifest_bytes;
-    let header = Header { index: PATCHES_FOLLOW, ..Header::of(FrameKind::Manifest, manifest) };
+    let is_direct = steps.is_empty() || last.number() != version.number(); // from a version that is kept
+    let num_steps = steps.len() as u64 + u64::from(is_direct);
+    let header = Header { index: num_steps + 1, ..Header::of(FrameKind::Manifest, manifest) };
     link.write_all(&header.encode(), manifest, "the manifest", deadline())?;
     let closing = || shared.closing.load(Ordering::Relaxed);
-    for (shard, info) in version.manifest.shards.iter().enumerate().filter(|(_, info)| info.count > 0) {
-        if version.is_revoked() || base.is_revoked() {
-            return send_revoked(link, shared);
-        }
-        let patch = version.patch(base, shard, Interrupt::new(&closing));
-        let patch = patch.map_err(|error| LinkError::Closed(error.to_string()))?;
+    let mut send_one = |number: u64, patch: &[u8]| {
         if patch.len() > MAX_PATCH_BYTES {
-            return Err(LinkError::Closed(format!("the patch of {:?} is too long", info.name)));
+            return Err(LinkError::Closed("a patch is too long".into()));
         }
-        let header = Header { index: shard as u64, ..Header::of(FrameKind::Patch, &patch) };
-        link.write_all(&header.encode(), &patch, "a patch", deadline())?;
+        let header = Header { index: number, ..Header::of(FrameKind::Patch, patch) };
+        link.write_all(&header.encode(), patch, "a patch", deadline())
+    };
+    let stored = steps.iter().flat_map(|step| &step.patches);
+    let mut number = 0;
+    for (_, patch) in stored {
+        if number >= first {
+            send_one(number, patch)?;
+        }
+        number += 1;
+    }
+    if is_direct {
+        for shard in version.filled_shards() {
+            if version.is_revoked() || last.is_revoked() {
+                return send_revoked(link, shared);
+            }
+            if number >= first {
+                let patch = version.patch(&last, shard, Interrupt::new(&closing));
+                send_one(number, &patch.map_err(|error| LinkError::Closed(error.to_string()))?)?;
+            }
+            number += 1;
+        }
     }
     send(link, FrameKind::End, &version.rank_hash().to_le_bytes())
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use super::address;
 use super::exchange::{Failure, Fetch};
 use super::fetch::RankFetch;
 use super::link::pause;
@@ -22,23 +23,26 @@ pub struct WeightSubscriber {
     addresses: Vec<String>,
     token: Vec<u8>,
     timeout: Duration,
+    local: bool,
 }
 
 impl WeightSubscriber {
-    /// A subscriber of the publishers at `addresses` ("host:port", one a rank, in any order).
+    /// A subscriber of the publishers at `addresses` ("host:port" or "unix:/path", one a rank, in any order). Publishers on
+    /// loopback are reached by the UNIX socket beside their port where there is one.
     pub fn new(addresses: Vec<String>, token: Vec<u8>, timeout: Duration) -> Result<Self> {
         if addresses.is_empty() || addresses.len() > MAX_WORLD_SIZE as usize {
             let count = addresses.len();
             return Err(Error::invalid(format!("{count} addresses; need one for each trainer rank")));
         }
-        let bad = addresses.iter().find(|address| {
-            address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
-        });
-        if let Some(bad) = bad {
-            return Err(Error::invalid(format!("address {bad:?} is not of the form \"host:port\"")));
-        }
+        addresses.iter().try_for_each(|address| address::check(address))?;
         check_timeout(timeout)?;
-        Ok(WeightSubscriber { addresses, token, timeout })
+        Ok(WeightSubscriber { addresses, token, timeout, local: true })
+    }
+
+    /// The same, but taking addresses as they are given: TCP on loopback too.
+    pub fn as_given(mut self) -> Self {
+        self.local = false;
+        self
     }
 
     /// Fetches `version` within `timeout` (`None`: the subscriber's own): every rank's shards of just that
@@ -58,7 +62,8 @@ impl WeightSubscriber {
         let deadline = Instant::now() + timeout;
         loop {
             let stop = AtomicBool::new(false);
-            let fetch = Fetch { token: &self.token, version, base, timeout, deadline, stop: &stop };
+            let (token, local) = (&self.token[..], self.local);
+            let fetch = Fetch { token, local, version, base, timeout, deadline, stop: &stop };
             match self.fetch_once(&fetch, interrupt) {
                 Ok(snapshot) => return Ok(snapshot),
                 Err(Failure::Error(error)) => return Err(error),

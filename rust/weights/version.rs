@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::manifest::{Manifest, ShardInfo, rank_hash};
 use super::patch::encode_patch;
@@ -17,11 +17,11 @@ const COPY_BYTES: usize = 8 << 20;
 struct Chunk {
     start: usize,
     length: usize,
-    seal: OnceLock<(u32, u64)>,
+    hash: OnceLock<u64>,
 }
 
-/// Encoded patches by base version and shard.
-type Patches = HashMap<(u64, usize), Arc<Vec<u8>>>;
+/// A patch, made by the first who needs it.
+type Cell = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
 
 /// A version that can be served.
 pub(super) struct Version {
@@ -30,8 +30,8 @@ pub(super) struct Version {
     chunks: Vec<Chunk>,
     data: Vec<u8>,
     revoked: AtomicBool,
-    /// Those made so far.
-    patches: Mutex<Patches>,
+    /// By base version and shard.
+    patches: Mutex<HashMap<(u64, usize), Cell>>,
 }
 
 impl Version {
@@ -56,7 +56,7 @@ impl Version {
         let lengths = manifest.shards.iter().flat_map(ShardInfo::chunk_lengths);
         let chunks = lengths.map(|length| {
             start += length;
-            Chunk { start: start - length, length, seal: OnceLock::new() }
+            Chunk { start: start - length, length, hash: OnceLock::new() }
         });
         let chunks = chunks.collect();
         let manifest_bytes = manifest.encode();
@@ -82,26 +82,61 @@ impl Version {
     pub(super) fn chunk(&self, index: usize) -> (Header, &[u8]) {
         let chunk = &self.chunks[index];
         let bytes = &self.data[chunk.start..chunk.start + chunk.length];
-        let (payload_crc, state_hash) = self.seal(index);
-        let kind = FrameKind::Chunk;
-        (Header { kind, length: bytes.len(), index: index as u64, state_hash, payload_crc }, bytes)
+        let (kind, state_hash) = (FrameKind::Chunk, self.hash(index));
+        (Header { kind, length: bytes.len(), index: index as u64, state_hash, payload_crc: 0 }, bytes)
     }
 
     /// The hash that ends the version's stream.
     pub(super) fn rank_hash(&self) -> u128 {
-        rank_hash(&self.manifest_bytes, (0..self.chunks.len()).map(|index| self.seal(index).1))
+        rank_hash(&self.manifest_bytes, (0..self.chunks.len()).map(|index| self.hash(index)))
     }
 
     /// What turns a shard of `base` into this version's. Made for the first who asks; others wait for it.
     pub(super) fn patch(&self, base: &Version, shard: usize, interrupt: Interrupt<'_>) -> Result<Arc<Vec<u8>>> {
-        let mut patches = self.patches.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = patches.get(&(base.number(), shard)) {
+        let cell = Arc::clone(self.lock_patches().entry((base.number(), shard)).or_default());
+        let mut cell = cell.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*cell {
             return Ok(Arc::clone(known));
         }
         let patch = encode_patch(base.patterns(shard)?, self.patterns(shard)?, None, interrupt)?;
-        let patch = Arc::new(patch.bytes);
-        patches.insert((base.number(), shard), Arc::clone(&patch));
-        Ok(patch)
+        Ok(Arc::clone(cell.insert(Arc::new(patch.bytes))))
+    }
+
+    /// The patches of all shards that are not empty. None if the shards of `base` are others.
+    pub(super) fn patches_from(&self, base: &Version, interrupt: Interrupt<'_>) -> Result<()> {
+        if self.manifest.shards == base.manifest.shards {
+            for shard in self.filled_shards() {
+                self.patch(base, shard, interrupt)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, if they were all made already; waits for nobody.
+    pub(super) fn made_patches(&self, base: &Version) -> Option<Vec<(usize, Arc<Vec<u8>>)>> {
+        if self.manifest.shards != base.manifest.shards {
+            return None;
+        }
+        let patches = self.lock_patches();
+        let made = |shard| {
+            let cell = patches.get(&(base.number(), shard))?.try_lock().ok()?;
+            Some((shard, Arc::clone(cell.as_ref()?)))
+        };
+        self.filled_shards().map(made).collect()
+    }
+
+    /// The shards that hold something.
+    pub(super) fn filled_shards(&self) -> impl Iterator<Item = usize> + '_ {
+        self.manifest.shards.iter().enumerate().filter(|(_, info)| info.count > 0).map(|(shard, _)| shard)
+    }
+
+    /// Bytes of all shards.
+    pub(super) fn num_bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    fn lock_patches(&self) -> MutexGuard<'_, HashMap<(u64, usize), Cell>> {
+        self.patches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A shard's memory as 16-bit patterns.
@@ -111,10 +146,9 @@ impl Version {
         bytemuck::try_cast_slice(bytes).map_err(|error| Error::Weights(error.to_string()))
     }
 
-    fn seal(&self, index: usize) -> (u32, u64) {
-        let Chunk { start, length, ref seal } = self.chunks[index];
-        let bytes = &self.data[start..start + length];
-        *seal.get_or_init(|| (crc32c::crc32c(bytes), state_hash(bytes)))
+    fn hash(&self, index: usize) -> u64 {
+        let Chunk { start, length, ref hash } = self.chunks[index];
+        *hash.get_or_init(|| state_hash(&self.data[start..start + length]))
     }
 
     /// Tells those who still send this version to stop, so that its memory comes back.

@@ -3,7 +3,7 @@
 //! little-endian.
 //!
 //! ```text
-//! request  kind u32 | version u64 | first_chunk u64 | base u64 | crc32c u32              (32 bytes)
+//! request  kind u32 | version u64 | first u64 | base u64 | crc32c u32                    (32 bytes)
 //! header   kind u32 | length u32 | index u64 | state_hash u64 | payload crc32c u32 | crc32c u32  (32 bytes),
 //! then payload
 //! ```
@@ -19,8 +19,8 @@ pub const HEADER_BYTES: usize = 32;
 pub const MAX_CHUNK_BYTES: usize = CHUNK_ELEMENTS * 4;
 /// Longest payload of a patch; how long one may be for a given shard is for the subscriber to say.
 pub const MAX_PATCH_BYTES: usize = 1 << 30;
-/// The index of a manifest's frame that patches follow.
-pub const PATCHES_FOLLOW: u64 = 1;
+/// Most steps from one version to another that patches are sent for.
+pub const MAX_STEPS: u64 = 1 << 16;
 
 /// What a subscriber asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub enum Request {
         version: u64,
         /// The version that the subscriber holds.
         base: u64,
+        /// The first patch that the subscriber does not have yet.
+        first_patch: u64,
     },
     /// Which publisher instance is this?
     Identify,
@@ -46,7 +48,8 @@ pub enum Request {
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
-    /// An encoded [`Manifest`](super::Manifest); `index` is [`PATCHES_FOLLOW`] if patches follow and not chunks.
+    /// An encoded [`Manifest`](super::Manifest); `index` is 0 if chunks follow, else one more than the steps whose
+    /// patches follow.
     Manifest,
     /// The bytes of chunk `index`.
     Chunk,
@@ -58,7 +61,8 @@ pub enum FrameKind {
     NotYet,
     /// The publisher's 16-byte instance.
     Identity,
-    /// The patch of shard `index`.
+    /// Patch number `index` of those that lead from the base to the version: for each step, one of each shard that holds
+    /// something.
     Patch,
 }
 
@@ -99,7 +103,7 @@ pub struct Header {
     pub index: u64,
     /// The chunk's state hash; 0 for other kinds.
     pub state_hash: u64,
-    /// CRC32C of the payload.
+    /// CRC32C of the payload; 0 for chunks, whose state hash says more.
     pub payload_crc: u32,
 }
 
@@ -109,7 +113,7 @@ impl Request {
         let (kind, version, first_chunk, base) = match *self {
             Request::Fetch { version, first_chunk } => (1u32, version, first_chunk, 0),
             Request::Identify => (2, 0, 0, 0),
-            Request::FetchPatches { version, base } => (3, version, 0, base),
+            Request::FetchPatches { version, base, first_patch } => (3, version, first_patch, base),
         };
         let mut out = [0; REQUEST_BYTES];
         out[..4].copy_from_slice(&kind.to_le_bytes());
@@ -126,7 +130,7 @@ impl Request {
         match (u32_at(bytes, 0), u64_at(bytes, 4), u64_at(bytes, 12), u64_at(bytes, 20)) {
             (1, version, first_chunk, 0) => Ok(Request::Fetch { version, first_chunk }),
             (2, 0, 0, 0) => Ok(Request::Identify),
-            (3, version, 0, base) => Ok(Request::FetchPatches { version, base }),
+            (3, version, first_patch, base) => Ok(Request::FetchPatches { version, base, first_patch }),
             (kind, ..) => Err(format!("request of unknown kind {kind}")),
         }
     }

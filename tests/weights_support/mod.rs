@@ -43,7 +43,7 @@ pub fn content(seed: u64, length: usize) -> Vec<u8> {
 }
 
 /// Fetches from `addresses` within `timeout_ms`.
-pub fn fetch(addresses: &[SocketAddr], version: u64, timeout_ms: u64) -> Result<Snapshot> {
+pub fn fetch(addresses: &[impl ToString], version: u64, timeout_ms: u64) -> Result<Snapshot> {
     let addresses = addresses.iter().map(ToString::to_string).collect();
     let subscriber = WeightSubscriber::new(addresses, TOKEN.into(), Duration::from_millis(timeout_ms))?;
     subscriber.fetch(version, None, None, Interrupt::never())
@@ -64,6 +64,10 @@ pub enum Fault {
     CutUp(usize),
     /// Bit 0 of this byte from the publisher arrives flipped.
     Flip(usize),
+    /// What comes from the publisher together with this byte arrives twice.
+    Twice(usize),
+    /// This byte from the publisher comes late.
+    Delay(usize),
     /// After so many bytes from the publisher nothing more comes, but the connection stays.
     Stall(usize),
 }
@@ -84,7 +88,8 @@ struct Plan {
 }
 
 impl Proxy {
-    pub fn new(upstream: SocketAddr, faults: &[Fault]) -> Self {
+    pub fn new(upstream: &str, faults: &[Fault]) -> Self {
+        let upstream = upstream.parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let plan = Plan { upstream, restart: None, faults: faults.into(), connections: 0, bytes_down: 0 };
@@ -100,7 +105,8 @@ impl Proxy {
     }
 
     /// Sends connections to another publisher once `restarted`, which a cut of this proxy makes true.
-    pub fn restart_at_cut(&self, restarted: &Arc<AtomicBool>, upstream: SocketAddr) {
+    pub fn restart_at_cut(&self, restarted: &Arc<AtomicBool>, upstream: &str) {
+        let upstream = upstream.parse().unwrap();
         self.plan.lock().unwrap().restart = Some((Arc::clone(restarted), upstream));
     }
 
@@ -159,11 +165,12 @@ fn copy(from: &mut impl Read, to: &mut impl Write, fault: Fault, down: Option<&M
         }
         let room = buffer.len().min(limit - passed);
         let Ok(count @ 1..) = from.read(&mut buffer[..room]) else { return false };
-        if let Fault::Flip(at) = fault
-            && !up
-            && (passed..passed + count).contains(&at)
-        {
-            buffer[at - passed] ^= 1;
+        let strikes = |at| !up && (passed..passed + count).contains(&at);
+        match fault {
+            Fault::Flip(at) if strikes(at) => buffer[at - passed] ^= 1,
+            Fault::Twice(at) if strikes(at) && to.write_all(&buffer[..count]).is_err() => return false,
+            Fault::Delay(at) if strikes(at) => std::thread::sleep(Duration::from_millis(20)),
+            _ => {}
         }
         if let Some(plan) = down {
             plan.lock().unwrap().bytes_down += count;
