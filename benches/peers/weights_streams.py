@@ -1,0 +1,200 @@
+"""All weights from one process to another on this machine: ours, bare sockets, and a gloo broadcast, in turns.
+
+One sender is started as a process of its own; this process receives. Each turn makes a new connection and new memory,
+as a fetch does; the gloo group is made once, which leaves its start-up out.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from spo.weights import WeightPublisher, WeightShard, WeightSubscriber
+
+TOKEN = b"benchmark"
+SHARDS = 32
+SUBSCRIBERS = (0, 1, 4, 16)
+TIMEOUT_S = 300
+
+
+def shards(data: NDArray[np.uint16]) -> list[WeightShard]:
+    """The data as some tensors."""
+    parts = np.array_split(data, SHARDS)
+    return [WeightShard(f"layer.{i}", "bfloat16", (len(part),), 0, part) for i, part in enumerate(parts)]
+
+
+def measure_streams(data: NDArray[np.uint16], rounds: int) -> dict[str, object]:
+    """Seconds until all weights are here: GB/s of each way, and ours in relation to the others."""
+    with tempfile.TemporaryDirectory() as folder, sender(data, Path(folder)) as pipe:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/gloo", rank=0, world_size=2)
+        into = torch.empty(data.nbytes, dtype=torch.uint8)
+        seconds: dict[str, list[float]] = {}
+        for round_number in range(rounds + 1):
+            for name in ("spo over TCP", "bare TCP", "gloo broadcast", "spo over UNIX socket", "bare UNIX socket"):
+                taken = receive(name, pipe, data, into, round_number)
+                if round_number:  # the first warms all up
+                    seconds.setdefault(name, []).append(taken)
+        dist.destroy_process_group()
+        pipe.send("end")
+    taken = {name: median(values) for name, values in seconds.items()}
+    results: dict[str, object] = {f"{name}, GB/s": data.nbytes / value / 1e9 for name, value in taken.items()}
+    results["spo over TCP, of a bare TCP copy's speed"] = taken["bare TCP"] / taken["spo over TCP"]
+    results["spo over TCP, times a gloo broadcast"] = taken["gloo broadcast"] / taken["spo over TCP"]
+    results["spo over UNIX socket, times over TCP"] = taken["spo over TCP"] / taken["spo over UNIX socket"]
+    results["spo over UNIX socket, of a bare copy's speed"] = taken["bare UNIX socket"] / taken["spo over UNIX socket"]
+    return results
+
+
+def receive(name: str, pipe: Connection, data: NDArray[np.uint16], into: torch.Tensor, number: int) -> float:
+    """One turn."""
+    pipe.send((name, number))
+    address = pipe.recv()
+    started = time.monotonic()
+    if name.startswith("spo"):
+        subscriber = WeightSubscriber([address], token=TOKEN, timeout_s=TIMEOUT_S, local=False)
+        received = subscriber.fetch(number)
+        taken = time.monotonic() - started
+        assert received.num_bytes == data.nbytes
+    elif name.startswith("bare"):
+        memory = np.empty(len(data), np.uint16)
+        receive_all(address, memory)
+        taken = time.monotonic() - started
+        assert np.array_equal(memory, data)
+    else:
+        dist.broadcast(into, src=1)
+        taken = time.monotonic() - started
+        assert np.array_equal(into.numpy().view(np.uint16), data)
+    pipe.recv()
+    return taken
+
+
+def receive_all(address: str | tuple[str, int], memory: NDArray[np.uint16]) -> None:
+    """Fills the memory from a new connection."""
+    with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as connection:
+        connection.connect(address)
+        left = memoryview(memory.view(np.uint8))
+        while left:
+            left = left[connection.recv_into(left) :]
+
+
+@contextmanager
+def sender(data: NDArray[np.uint16], folder: Path) -> Iterator[Connection]:
+    """A process that sends the data in each way that it is asked for."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=send, args=(data, theirs, folder))
+    process.start()
+    try:
+        yield ours
+    finally:
+        ours.close()
+        process.join(30)
+        process.kill()
+
+
+def send(data: NDArray[np.uint16], pipe: Connection, folder: Path) -> None:
+    """The sender's side."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/gloo", rank=1, world_size=2)
+    weights = torch.from_numpy(data.view(np.uint8))
+    with (
+        WeightPublisher(token=TOKEN, keep=1) as tcp,
+        WeightPublisher(f"unix:{folder}/spo", token=TOKEN, keep=1) as unix,
+    ):
+        while (asked := pipe.recv()) != "end":
+            name, number = asked
+            if name.startswith("spo"):
+                publisher = tcp if "TCP" in name else unix
+                publisher.publish(number, shards(data))  # new every time: the checksums count
+                pipe.send(publisher.address)
+            elif name.startswith("bare"):
+                serve_once(name, data, pipe, folder / f"bare-{number}")
+            else:
+                pipe.send("")
+                dist.broadcast(weights, src=1)
+            pipe.send("done")
+    dist.destroy_process_group()
+
+
+def serve_once(name: str, data: NDArray[np.uint16], pipe: Connection, path: Path) -> None:
+    """Sends the data on one bare connection."""
+    with socket.socket(socket.AF_INET if "TCP" in name else socket.AF_UNIX) as listener:
+        listener.bind(("127.0.0.1", 0) if "TCP" in name else str(path))
+        listener.listen()
+        pipe.send(listener.getsockname())
+        with listener.accept()[0] as connection:
+            connection.sendall(memoryview(data.view(np.uint8)))
+
+
+def measure_publish(data: NDArray[np.uint16], rounds: int) -> dict[str, object]:
+    """Milliseconds that `publish` takes while subscribers in another process fetch one version after the other."""
+    results: dict[str, object] = {}
+    copy, parts = np.empty_like(data), shards(data)
+    copies = [seconds_of(lambda: np.copyto(copy, data)) for _ in range(rounds + 1)]
+    results["a copy, ms on the clock"] = 1e3 * median(copies[1:])
+    for subscribers in SUBSCRIBERS:
+        with WeightPublisher(token=TOKEN) as publisher:
+            publisher.publish(0, parts)
+            stop = multiprocessing.get_context("spawn").Event()
+            arguments = (publisher.address, subscribers, stop)
+            followers = multiprocessing.get_context("spawn").Process(target=follow, args=arguments)
+            followers.start()
+            wall, used = [], []
+            for version in range(1, rounds + 2):
+                data[version::1000] ^= 1  # an update of one in a thousand
+                before = time.thread_time()
+                wall.append(seconds_of(lambda version=version: publisher.publish(version, parts)))  # type: ignore[misc]
+                used.append(time.thread_time() - before)
+                time.sleep(0.5)  # a step
+            stop.set()
+            followers.join(60)
+        label = f"publish with {subscribers} subscribers, ms on the clock (CPU of its thread)"
+        results[label] = f"{1e3 * median(wall[1:]):.1f} ({1e3 * median(used[1:]):.1f})"
+    return results
+
+
+def follow(address: str, subscribers: int, stop: threading.Event) -> None:
+    """So many subscribers, each at the newest version as soon as it can."""
+    from spo.weights import VersionGone
+
+    def run() -> None:
+        subscriber = WeightSubscriber([address], token=TOKEN, timeout_s=1)
+        held, version = None, 0
+        while not stop.is_set():
+            try:
+                held = subscriber.fetch(version, base=held)
+                version += 1
+            except VersionGone as gone:
+                version = gone.newest
+            except (TimeoutError, OSError):
+                pass
+
+    threads = [threading.Thread(target=run) for _ in range(subscribers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def seconds_of(work: object) -> float:
+    """How long it takes."""
+    assert callable(work)
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
