@@ -33,7 +33,7 @@ pub(super) fn beside(address: SocketAddr) -> Option<SocketAddrUnix> {
     if !is_loopback(address.ip()) {
         return None;
     }
-    SocketAddrUnix::new_abstract_name(format!("spo-weights {}", address.port()).as_bytes()).ok()
+    SocketAddrUnix::new_abstract_name(format!("spo-weights {address}").as_bytes()).ok()
 }
 
 pub(super) fn is_loopback(address: IpAddr) -> bool {
