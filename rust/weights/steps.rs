@@ -120,16 +120,20 @@ pub(super) struct StepReader {
     bits: BitReader,
     highs: Vec<u8>,
     next: usize,
-    longs: std::vec::IntoIter<u8>,
+    longs: std::vec::IntoIter<u16>,
 }
 
 impl StepReader {
     /// Opens the four streams of at most `count` steps.
     pub(super) fn new([scales, bits, highs, longs]: [&[u8]; 4], count: u64) -> Result<Self, String> {
         let cap = usize::try_from(count).map_err(|error| error.to_string())?.div_ceil(HIGHS_A_BYTE);
-        let longs = longs.to_vec().into_iter();
+        let (longs, rest) = longs.as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err("half a long step".into());
+        }
+        let longs: Vec<u16> = longs.iter().map(|long| u16::from_le_bytes(*long)).collect();
         let (scales, highs) = (read_scales(scales)?, decompress(highs, cap)?);
-        Ok(StepReader { scales, bits: BitReader::new(bits), highs, next: 0, longs })
+        Ok(StepReader { scales, bits: BitReader::new(bits), highs, next: 0, longs: longs.into_iter() })
     }
 
     /// Where the next step leads from `old`.
@@ -151,8 +155,7 @@ impl StepReader {
 
     #[cold]
     fn next_long(&mut self) -> Result<u16, String> {
-        let mut next = || self.longs.next().ok_or("the long steps end early");
-        Ok(u16::from_le_bytes([next()?, next()?]))
+        Ok(self.longs.next().ok_or("the long steps end early")?)
     }
 
     /// Whether all was read.
