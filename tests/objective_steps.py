@@ -25,10 +25,10 @@ BATCHES = (1, 2, 1)
 ON_POLICY = ("sampling.temperature_min=1", "sampling.temperature_max=1", "sampling.top_p=1", "batch.online_fraction=1")
 
 
-def make_learner(run_dir: Path, model: Path, ranks: Ranks, name: str, loss: str) -> Learner:
+def make_learner(run_dir: Path, model: Path, ranks: Ranks, name: str, loss: str, *overrides: str) -> Learner:
     """A learner at its first step; a value model has a head that is not zero."""
     settings = (f"objective.name={name}", f"objective.loss={loss}", "optimizer.warmup_steps=0", *ON_POLICY)
-    config = make_run(run_dir, model, *settings)
+    config = make_run(run_dir, model, *settings, *overrides)
     arguments = (str(model), config.model, config.batch.token_budget, ranks)
     policy, reference = (load_policy(*arguments, trained=trained) for trained in (True, False))
     value_model = None

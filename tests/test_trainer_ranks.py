@@ -1,4 +1,4 @@
-"""Each objective on one rank and on two, in packed rows; and PPO's step against the same, a trajectory at a time."""
+"""Each objective on one rank and on two, in packed rows; PPO's step, a trajectory at a time; clipping of gradients."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from objective_steps import BATCHES, CASES, all_steps, head_weight, make_learner
 from trainer_harness import NUM_TRAJECTORIES, make_batch, make_model
 from transformers import AutoModelForCausalLM
 
-from spo.trainer.parallel import Ranks, start_ranks, stop_ranks
+from spo.trainer.parallel import Ranks, local_shard, start_ranks, stop_ranks
 
 BETA = 1 / math.log(100_000)
 Steps = dict[str, list[dict[str, float]]]
@@ -73,6 +73,26 @@ def test_only_the_trajectories_of_one_row_have_monte_carlo_targets(two_ranks: St
     metrics = two_ranks["mc_q cross_entropy"][0]
     assert metrics["loss/mc_annotated_fraction"] == pytest.approx(2 / NUM_TRAJECTORIES)
     assert metrics["loss/mc_targets"] > metrics["loss/mc_annotated_fraction"]
+
+
+def test_gradients_longer_than_the_limit_are_scaled_down_to_it_and_shorter_ones_left_alone(
+    tmp_path: Path, model: Path, ranks: Ranks
+) -> None:
+    def moved(limit: float) -> tuple[float, torch.Tensor]:
+        # So large an `eps` makes AdamW's step the gradient itself, times the rate over `eps`.
+        settings = ("optimizer.eps=1e6", "optimizer.learning_rate=1e4", f"optimizer.max_gradient_norm={limit}")
+        learner = make_learner(tmp_path / str(limit), model, ranks, "terminal_q", "squared", *settings)
+        before = [local_shard(weight).detach().clone() for weight in learner.trained.parameters()]
+        norm = learner.step(make_batch(1, 0, 1))["loss/gradient_norm"]
+        after = [local_shard(weight).detach() for weight in learner.trained.parameters()]
+        return norm, torch.cat([(b - a).flatten() for a, b in zip(after, before, strict=True)]) * 1e2
+
+    norm, gradient = moved(0.0)
+    assert gradient.norm().item() == pytest.approx(norm, rel=1e-3)
+    for limit in (norm / 4, norm * 4):
+        same_norm, clipped = moved(limit)
+        assert same_norm == norm
+        torch.testing.assert_close(clipped, gradient * min(1.0, limit / norm), rtol=1e-2, atol=1e-3 * norm)
 
 
 def test_a_ppo_step_on_packed_rows_is_that_of_each_trajectory_alone(tmp_path: Path, model: Path, ranks: Ranks) -> None:
