@@ -137,6 +137,10 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Values of few different scalars, so that they are often nearly alike.
+fn cased_text() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(prop::sample::select(b"01anfieANFIE. \n".to_vec()), 0..40)
+}
+
 fn value() -> impl Strategy<Value = Value> {
     let scalars = [json!(null), json!(2), json!(-7), json!(0.5), json!(""), json!("a\n\"é😀"), json!("a")];
     prop::sample::select(scalars.to_vec()).prop_recursive(3, 12, 3, |inner| {
@@ -188,6 +192,27 @@ proptest! {
             String::from_utf8_lossy(text).split_ascii_whitespace().map(|token| token.as_bytes().to_vec()).collect()
         };
         prop_assert_eq!(Checker::TOKENS.accepts(&expected, &output), split(&expected) == split(&output));
+    }
+
+    /// The letters are those that numbers may have, in either case.
+    #[test]
+    fn case_does_not_count_wherever_it_differs(
+        expected in cased_text(), flips in proptest::collection::vec(any::<bool>(), 40), other in cased_text(),
+        same in any::<bool>(), cuts in proptest::collection::vec(0usize..6, 0..12),
+    ) {
+        let flipped = expected.iter().zip(&flips);
+        let flipped = flipped.map(|(byte, flip)| if *flip { byte.to_ascii_uppercase() } else { *byte }).collect();
+        let output: Vec<u8> = if same { flipped } else { other };
+        let tokens = |text: &[u8]| -> Vec<Vec<u8>> {
+            text.split(u8::is_ascii_whitespace).filter(|token| !token.is_empty()).map(|t| t.to_ascii_lowercase()).collect()
+        };
+        let same_tokens = tokens(&expected) == tokens(&output);
+        prop_assert_eq!(fed_in_pieces(&checker("kattis"), &expected, &output, &cuts), same_tokens);
+        for name in ["code_contests", "code_contests exact_int"] {
+            let accepts = fed_in_pieces(&checker(name), &expected, &output, &cuts);
+            prop_assert!(accepts || !same_tokens);
+            prop_assert_eq!(accepts, checker(name).accepts(&tokens(&expected).join(&b' '), &tokens(&output).join(&b' ')));
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Comparison for Values {
     fn feed(&mut self, bytes: &[u8]) -> bool {
         let mut rest = bytes;
         if self.differing.is_empty() {
-            let same = common_prefix(&self.expected[self.matched..], bytes);
+            let same = common_prefix::<false>(&self.expected[self.matched..], bytes);
             self.matched += same;
             rest = &bytes[same..];
             if !rest.is_empty() {

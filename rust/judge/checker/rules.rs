@@ -55,6 +55,19 @@ impl TokenRule {
         *self == TokenRule::Text { ignore_case: false }
     }
 
+    /// Whether all tokens that differ in nothing but the case of ASCII letters are the same.
+    pub(super) fn ignores_case(&self) -> bool {
+        match self {
+            TokenRule::Text { ignore_case } => *ignore_case,
+            TokenRule::Floats { .. } => false,
+            // Not "NaN" and "nan", where numbers are compared as such.
+            TokenRule::Kattis { ignore_case, absolute, relative, .. } => {
+                *ignore_case && absolute.is_none() && relative.is_none()
+            }
+            TokenRule::CodeContests { .. } => true,
+        }
+    }
+
     /// Whether the token of the output is the same as that expected.
     pub(super) fn same(&self, expected: &[u8], got: &[u8]) -> bool {
         match *self {

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
-use memchr::{memchr, memrchr};
+use memchr::{memchr, memchr_iter, memrchr};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::Comparison;
@@ -76,7 +76,7 @@ impl Lines {
 
     /// Whole lines that are the same, byte for byte.
     fn skip_identical(&mut self, bytes: &[u8]) -> usize {
-        let same = common_prefix(&self.expected[self.position..], bytes);
+        let same = common_prefix::<false>(&self.expected[self.position..], bytes);
         let skipped = memrchr(b'\n', &bytes[..same]).map_or(0, |last| last + 1);
         self.position += skipped;
         skipped
@@ -113,7 +113,11 @@ impl Lines {
             None => rest.trim_ascii().is_empty(),
             Some(bag) => {
                 let mut missing = Bag::default();
-                rest.split(|byte| *byte == b'\n').for_each(|line| missing.add(line));
+                let mut begin = 0;
+                for end in memchr_iter(b'\n', rest).chain([rest.len()]) {
+                    missing.add(&rest[begin..end]);
+                    begin = end + 1;
+                }
                 *bag == missing
             }
         }
@@ -145,17 +149,30 @@ static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().
 impl Bag {
     /// Adds the line's tokens, if it has any.
     fn add(&mut self, line: &[u8]) {
-        let hash = match tokens(line).next() {
-            None => return,
-            // The usual line is its tokens, with one blank between them.
-            Some(first) if first.len() == line.len() => xxh3_128_with_seed(line, *SEED),
-            Some(_) => xxh3_128_with_seed(&tokens(line).collect::<Vec<_>>().join(&b' '), *SEED),
+        let hash = if is_usual(line) {
+            xxh3_128_with_seed(line, *SEED)
+        } else {
+            let tokens = line.split(|byte| C_BLANKS[usize::from(*byte)]).filter(|token| !token.is_empty());
+            let usual = tokens.collect::<Vec<_>>().join(&b' ');
+            if usual.is_empty() {
+                return;
+            }
+            xxh3_128_with_seed(&usual, *SEED)
         };
         self.num_lines += 1;
         self.sum = self.sum.wrapping_add(hash);
     }
 }
 
-fn tokens(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(|byte| C_BLANKS[usize::from(*byte)]).filter(|token| !token.is_empty())
+/// Whether a line is its tokens, with one blank between them.
+fn is_usual(line: &[u8]) -> bool {
+    let mut after_blank = true;
+    for byte in line {
+        let is_blank = C_BLANKS[usize::from(*byte)];
+        if is_blank && (after_blank || *byte != b' ') {
+            return false;
+        }
+        after_blank = is_blank;
+    }
+    !after_blank
 }

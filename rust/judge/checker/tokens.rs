@@ -1,7 +1,7 @@
 //! Outputs compared token by token, as they come.
 //!
-//! Both texts are compared as bytes for as long as they are the same. Where they differ, the tokens there are compared by
-//! the rule; text that is the same is right by every rule. So nothing of an output is kept but a token that differs from
+//! Both texts are compared as bytes for as long as they are the same, but for the case of letters where that does not count.
+//! Where they differ, the tokens there are compared by the rule; text that is the same is right by every rule. So nothing of an output is kept but a token that differs from
 //! the one expected and is not at its end yet.
 
 use std::sync::Arc;
@@ -31,6 +31,14 @@ impl TokenComparison {
 
     fn is_blank(&self, byte: u8) -> bool {
         self.blanks[usize::from(byte)]
+    }
+
+    fn common_prefix(&self, expected: &[u8], bytes: &[u8]) -> usize {
+        if self.rule.ignores_case() {
+            common_prefix::<true>(expected, bytes)
+        } else {
+            common_prefix::<false>(expected, bytes)
+        }
     }
 
     /// Takes the next bytes; false when a piece is wrong.
@@ -65,7 +73,7 @@ impl TokenComparison {
         }
         let bytes = &bytes[skipped..];
         let begin = self.position + self.matched;
-        let same = common_prefix(&self.expected[begin..], bytes);
+        let same = self.common_prefix(&self.expected[begin..], bytes);
         let end = begin + same;
         let (here, there) = (bytes.get(same).copied(), self.expected.get(end).copied());
         let Some(last) = end.checked_sub(1).filter(|last| *last >= self.position).map(|last| self.expected[last])
