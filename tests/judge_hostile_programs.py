@@ -7,6 +7,7 @@ they can is called `left-behind`, or has the key 0x4711.
 from judge_hostile_calls import ACCEPTED, MEMORY, ON_X86_64, TIME
 from judge_hostile_helper import COMPILERS, HELPER
 from judge_hostile_memory import MEMORY_USES
+from judge_hostile_odd import ODD
 from judge_hostile_privileges import MESSAGES, ONLY_ON_X86_64, PRIVILEGES
 from judge_hostile_processes import DESCRIPTORS, PROCESSES, SIGNALS
 from judge_hostile_usual import USUAL
@@ -23,7 +24,7 @@ WAITING_LIMITS = Limits(cpu_time_s=0.3, wall_time_s=0.4)
 SPINNING_LIMITS = Limits(cpu_time_s=0.1, wall_time_s=8.0)
 HUNGRY_LIMITS = Limits(cpu_time_s=5.0, wall_time_s=30.0, memory_bytes=128 << 20, output_bytes=1 << 20)
 
-PROGRAMS = USUAL | PROCESSES | SIGNALS | DESCRIPTORS | MEMORY_USES | PRIVILEGES | MESSAGES | HELPER | COMPILERS
+PROGRAMS = USUAL | PROCESSES | SIGNALS | DESCRIPTORS | MEMORY_USES | PRIVILEGES | MESSAGES | HELPER | COMPILERS | ODD
 if ON_X86_64:
     PROGRAMS |= ONLY_ON_X86_64
 
@@ -40,6 +41,8 @@ WAITING = {
     "a full pipe",
     "sleeping in C",
     "a thread that never ends",
+    "a name like a state",
+    "the main thread's end",
 }
 # They may need more CPU time to reach the memory limit on a busy machine.
 HUNGRY = {name for name, (_, fitting) in PROGRAMS.items() if MEMORY in fitting and TIME not in fitting}

@@ -135,10 +135,11 @@ const FOR_COMPILERS_HERE: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const FOR_COMPILERS_HERE: &[libc::c_long] = &[];
 
-/// F_SETOWN, F_SETSIG, F_SETOWN_EX
-const FCNTL_OWNER: [u32; 3] = [8, 10, 15];
-/// FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX
-const IOCTL_OWNER_OR_INPUT: [u32; 4] = [0x8901, 0x8902, 0x5412, 0x541C];
+/// F_SETOWN, F_SETSIG, F_SETOWN_EX; F_SETLEASE, F_NOTIFY, F_SET_RW_HINT, F_SET_FILE_RW_HINT
+const FCNTL_FOR_OTHERS: [u32; 7] = [8, 10, 15, 1024, 1026, 1036, 1038];
+/// TCGETS (isatty), TIOCOUTQ, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+const IOCTL_HARMLESS: [u32; 7] = [0x5401, 0x5411, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451];
+const PR_SCHED_CORE: u32 = 62;
 
 /// A BPF program under construction.
 #[derive(Default)]
@@ -182,13 +183,13 @@ impl Assembler {
         self.0.append(&mut inner.0);
     }
 
-    /// Ends in `EPERM` for these values of the second argument, and allows all others.
-    fn refuse_second_argument(&mut self, values: &[u32]) {
-        self.emit(LOAD, argument(1));
+    /// Decides by an argument: `action` for these values, `otherwise` for all others.
+    fn by_argument(&mut self, index: u32, values: &[u32], action: u32, otherwise: u32) {
+        self.emit(LOAD, argument(index));
         for (index, value) in values.iter().enumerate() {
             self.branch(IF_EQUAL, *value, (values.len() - index) as u8, 0);
         }
-        self.emit(RETURN, ALLOW).emit(RETURN, fail_with(libc::EPERM));
+        self.emit(RETURN, otherwise).emit(RETURN, action);
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -231,9 +232,11 @@ fn allowlist(more: &[&[libc::c_long]]) -> Vec<u8> {
         rule.emit(LOAD, argument(1)).emit(AND, 0xF).branch(IF_EQUAL, libc::SOCK_STREAM as u32, 1, 0);
         rule.emit(RETURN, KILL).emit(RETURN, ALLOW);
     });
-    // A descriptor with an owner would signal other processes; the terminal calls type into the caller's terminal.
-    filter.only(libc::SYS_fcntl, |rule| rule.refuse_second_argument(&FCNTL_OWNER));
-    filter.only(libc::SYS_ioctl, |rule| rule.refuse_second_argument(&IOCTL_OWNER_OR_INPUT));
+    // A descriptor with an owner would signal other processes, and a lease of a file make them wait.
+    let refused = fail_with(libc::EPERM);
+    filter.only(libc::SYS_fcntl, |rule| rule.by_argument(1, &FCNTL_FOR_OTHERS, refused, ALLOW));
+    // Others type into the caller's terminal, or change what a file system holds of a file that can only be read.
+    filter.only(libc::SYS_ioctl, |rule| rule.by_argument(1, &IOCTL_HARMLESS, ALLOW, fail_with(libc::ENOTTY)));
     filter.only(libc::SYS_socket, |rule| {
         // The C library itself tries these two, to ask for user names or interfaces, and goes on without.
         rule.emit(LOAD, argument(0)).branch(IF_EQUAL, libc::AF_UNIX as u32, 1, 0);
@@ -265,8 +268,8 @@ pub(super) fn child_filter() -> (Vec<u8>, usize) {
         rule.emit(RETURN, fail_with(libc::EPERM)).emit(RETURN, ALLOW);
     });
     filter.only(libc::SYS_prctl, |rule| {
-        rule.emit(LOAD, argument(0)).branch(IF_EQUAL, libc::PR_SET_PDEATHSIG as u32, 0, 1);
-        rule.emit(RETURN, fail_with(libc::EPERM)).emit(RETURN, ALLOW);
+        let for_others = [libc::PR_SET_PDEATHSIG as u32, PR_SCHED_CORE];
+        rule.by_argument(0, &for_others, fail_with(libc::EPERM), ALLOW);
     });
     // Signals reach the own process only.
     filter.branch(IF_EQUAL, libc::SYS_kill as u32, 2, 0).branch(IF_EQUAL, libc::SYS_tgkill as u32, 1, 0);
