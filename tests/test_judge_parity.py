@@ -48,6 +48,7 @@ for file in sorted(Path(__file__).with_name("judge_parity").glob("*.txt")):
 # Every known difference, with its reason. What the jail forbids fails, with these last words.
 JAILED = {
     "its own file is not there": ("print(open(__file__).read())", "FileNotFoundError"),
+    "it cannot be imported": ("import solution", "ModuleNotFoundError"),
     "no file can be made": ("open('out.txt', 'w')", "OSError|PermissionError"),
     "there is no folder for temporary files": ("import tempfile\ntempfile.gettempdir()", "FileNotFoundError"),
     "folders cannot be listed": ("import os\nos.listdir('.')", "PermissionError"),
@@ -60,7 +61,7 @@ JAILED = {
     ),
 }
 # An executed program can see its folder.
-WARM_ONLY = {"its own file is not there", "folders cannot be listed"}
+WARM_ONLY = {"its own file is not there", "it cannot be imported", "folders cannot be listed"}
 # The interpreter's own printing (errors in threads, finalizers and exit handlers, and where a program asks for it)
 # opens the program's file, which is not there, so that it shows no source lines.
 PRINTED_BY_THE_INTERPRETER = re.compile("Exception (in|ignored)")

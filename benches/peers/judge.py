@@ -13,6 +13,7 @@ A peer that does not run is named with its last words. `contenders.py` says what
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -164,8 +165,10 @@ def compare(interpreter: str, venvs: Sequence[str], rounds: int, core: int) -> l
             contender.start(pythons, interpreter, core)
             contenders.append(contender)
     running = [contender for contender in contenders if not contender.refusal]
+    order = random.Random(0)
     for _ in range(rounds):
-        for contender in running:
+        # What a contender leaves in the caches is not to fall on the same one each time.
+        for contender in order.sample(running, len(running)):
             contender.measure()
     for contender in running:
         contender.stop()

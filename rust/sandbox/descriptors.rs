@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::EventfdFlags;
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 
@@ -17,14 +17,13 @@ fn failed(what: &'static str) -> impl Fn(rustix::io::Errno) -> Error {
 pub(super) fn sealed_memory(content: &[u8]) -> Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = rustix::fs::memfd_create("spo-judge", flags).map_err(failed("making a memory file"))?;
-    let mut rest = content;
-    while !rest.is_empty() {
-        let written = rustix::io::write(&file, rest).map_err(failed("filling a memory file"))?;
-        rest = &rest[written..];
+    let mut length = 0;
+    while length < content.len() {
+        let written = rustix::io::pwrite(&file, &content[length..], length as u64);
+        length += written.map_err(failed("filling a memory file"))?;
     }
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
     rustix::fs::fcntl_add_seals(&file, seals).map_err(failed("sealing a memory file"))?;
-    rustix::fs::seek(&file, SeekFrom::Start(0)).map_err(failed("rewinding a memory file"))?;
     Ok(file)
 }
 

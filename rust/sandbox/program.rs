@@ -1,6 +1,6 @@
 //! One program loaded in a worker, and its runs: facts about what a process did, no verdicts.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::Alarm;
@@ -92,7 +92,7 @@ pub struct Program {
 #[derive(Debug)]
 struct WarmProgram {
     zygote: Arc<Channel>,
-    source: OwnedFd,
+    source: Vec<u8>,
     function: String,
     may_run_at_once: bool,
 }
@@ -100,7 +100,7 @@ struct WarmProgram {
 impl Program {
     /// Bytes of stderr that are kept, from its end.
     pub const STDERR_TAIL_BYTES: usize = 4 << 10;
-    /// Longer sources are compiled once only, as that costs more than a template.
+    /// Longer sources are compiled once only, as that costs more than a template. These fit into a message.
     const MAX_SOURCE_COMPILED_TWICE: usize = 16 << 10;
 
     /// One that the zygote of a warm worker is to compile, in time.
@@ -110,15 +110,15 @@ impl Program {
         source: &[u8],
         function: &str,
         limits: &Limits,
-    ) -> Result<Self> {
+    ) -> Self {
         let warm = WarmProgram {
             zygote,
-            source: sealed_memory(source)?,
+            source: source.to_vec(),
             function: function.into(),
             may_run_at_once: source.len() <= Self::MAX_SOURCE_COMPILED_TWICE,
         };
         let limits = limits.clone();
-        Ok(Program { limits, meter, warm: Some(warm), template: None, compiled: false, is_lost: false })
+        Program { limits, meter, warm: Some(warm), template: None, compiled: false, is_lost: false }
     }
 
     /// One that has a template already.
@@ -149,8 +149,9 @@ impl Program {
         let (cpu_time_s, wall_time_s) = (self.limits.cpu_time_s, self.limits.wall_time().as_secs_f64());
         if let (Some(warm), None) = (&mut self.warm, &self.template) {
             if std::mem::take(&mut warm.may_run_at_once) {
-                let request = protocol::first_run(cpu_time_s, wall_time_s, self.limits.memory_bytes, &warm.function);
-                return warm.zygote.send(&request, &[warm.source.as_fd(), stdin, stdout, stderr]);
+                let (bytes, source, function) = (self.limits.memory_bytes, &warm.source, &warm.function);
+                let request = protocol::first_run(cpu_time_s, wall_time_s, bytes, source, function);
+                return warm.zygote.send(&request, &[stdin, stdout, stderr]);
             }
             self.template = Some(warm.make_template(&self.limits)?);
         }
@@ -168,7 +169,7 @@ impl WarmProgram {
     fn make_template(&self, limits: &Limits) -> Result<Channel> {
         let (ours, theirs) = message_sockets()?;
         let request = protocol::load(limits.memory_bytes, &self.function);
-        self.zygote.send(&request, &[theirs.as_fd(), self.source.as_fd()])?;
+        self.zygote.send(&request, &[theirs.as_fd(), sealed_memory(&self.source)?.as_fd()])?;
         Ok(Channel::new(ours))
     }
 }

@@ -4,8 +4,8 @@
 //! to the zygote     sources of the helper; configuration, a `key=value` a line + 0 to 2: entrances of the cgroup
 //!                   P u64 memory_bytes, function       + 2 descriptors: control socket, source   load a program
 //!                   P u64 memory_bytes, arguments      + 2 or 3: control socket, executable, Python source to check
-//!                   F f64 cpu_time_s f64 wall_time_s u64 memory_bytes, function
-//!                     + 4 descriptors: source, stdin, stdout, stderr                             load and run once
+//!                   F f64 cpu_time_s f64 wall_time_s u64 memory_bytes u32 source_bytes, source, function
+//!                     + 3 descriptors: stdin, stdout, stderr                                     load and run once
 //!                   K                                                                            kill the template
 //!                   S | T | M as below
 //! to a compiler     P                                  + 2: source, file for the executable; it answers C, N or E
@@ -167,10 +167,17 @@ pub(super) fn load(memory_bytes: u64, parameter: &str) -> Vec<u8> {
     [b"P".as_slice(), &memory_bytes.to_ne_bytes(), parameter.as_bytes()].concat()
 }
 
-/// Asks the zygote to load a program and to run it once.
-pub(super) fn first_run(cpu_time_s: f64, wall_time_s: f64, memory_bytes: u64, function: &str) -> Vec<u8> {
+/// Asks the zygote to load a program and to run it once. The source must fit into a message.
+pub(super) fn first_run(
+    cpu_time_s: f64,
+    wall_time_s: f64,
+    memory_bytes: u64,
+    source: &[u8],
+    function: &str,
+) -> Vec<u8> {
     let fields = [cpu_time_s.to_ne_bytes(), wall_time_s.to_ne_bytes(), memory_bytes.to_ne_bytes()];
-    [b"F".as_slice(), fields.as_flattened(), function.as_bytes()].concat()
+    let length = (source.len() as u32).to_ne_bytes();
+    [b"F".as_slice(), fields.as_flattened(), &length, source, function.as_bytes()].concat()
 }
 
 /// Asks the template for a run.

@@ -22,6 +22,8 @@ const LEAST_EXTENSION: Duration = Duration::from_millis(10);
 /// Where a program has waited so long for a core, this machine can judge nothing.
 const MAX_WAITED: Duration = Duration::from_secs(300);
 const READ_BYTES: usize = 64 << 10;
+/// In the first moments of a run its output is left in the pipe: most programs end before, and each wake-up costs.
+const QUIET: Duration = Duration::from_millis(4);
 
 pub(super) struct Running<'a> {
     program: &'a mut Program,
@@ -61,14 +63,18 @@ impl<'a> Running<'a> {
 
     pub(super) fn watch(&mut self, alarm: &Alarm) -> Result<Run> {
         let mut deadline = self.deadline();
+        let mut quiet_until = Some(Instant::now() + QUIET);
         let mut buffer = vec![0u8; READ_BYTES];
         loop {
             if let (Some(ended), None, None) = (self.ended, &self.stdout, &self.stderr) {
                 return self.outcome(&ended).map(Run::Ended);
             }
-            let [told, rang, out, err] = self.wait(alarm, deadline)?;
+            let [told, rang, out, err] = self.wait(alarm, quiet_until.unwrap_or(deadline), quiet_until.is_none())?;
             if rang {
                 return Ok(Run::Cancelled);
+            }
+            if quiet_until.take().is_some() && !told {
+                continue;
             }
             if !(told || out || err) {
                 let compiling = !self.program.compiled;
@@ -86,17 +92,23 @@ impl<'a> Running<'a> {
                 }
                 deadline = self.deadline();
             }
+            if self.ended.is_some() {
+                // All of its output is there; what is not, another process of its own may still have.
+                while self.read_stdout(&mut buffer)? {}
+                while self.read_stderr(&mut buffer)? {}
+            }
         }
     }
 
-    /// Which of control socket, alarm, stdout and stderr are ready; none when the deadline has passed.
-    fn wait(&self, alarm: &Alarm, deadline: Instant) -> Result<[bool; 4]> {
+    /// Which of control socket, alarm and, if `output` matters, stdout and stderr are ready; none when the deadline has
+    /// passed.
+    fn wait(&self, alarm: &Alarm, deadline: Instant, output: bool) -> Result<[bool; 4]> {
         let (alarm, runner) = (alarm.as_fd(), self.program.runner()?);
         let places = [
             self.ended.is_none().then_some(runner.as_fd()),
             Some(alarm),
-            self.stdout.as_ref().map(AsFd::as_fd),
-            self.stderr.as_ref().map(AsFd::as_fd),
+            self.stdout.as_ref().filter(|_| output).map(AsFd::as_fd),
+            self.stderr.as_ref().filter(|_| output).map(AsFd::as_fd),
         ];
         // poll(2) has no place for "none", so a descriptor that is done is watched for nothing.
         let mut watched = places.map(|place| match place {
@@ -174,19 +186,20 @@ impl<'a> Running<'a> {
         }))
     }
 
-    fn read_stdout(&mut self, buffer: &mut [u8]) -> Result<()> {
-        let Some(count) = read_some(self.stdout.as_ref(), buffer)? else { return Ok(()) };
+    /// False when there was nothing to read.
+    fn read_stdout(&mut self, buffer: &mut [u8]) -> Result<bool> {
+        let Some(count) = read_some(self.stdout.as_ref(), buffer)? else { return Ok(false) };
         if count == 0 || !self.output.write(&buffer[..count]) {
             self.stdout = None;
         }
         if count > 0 && self.stdout.is_none() {
             self.stop()?;
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn read_stderr(&mut self, buffer: &mut [u8]) -> Result<()> {
-        let Some(count) = read_some(self.stderr.as_ref(), buffer)? else { return Ok(()) };
+    fn read_stderr(&mut self, buffer: &mut [u8]) -> Result<bool> {
+        let Some(count) = read_some(self.stderr.as_ref(), buffer)? else { return Ok(false) };
         self.stderr_bytes += count as u64;
         self.stderr_tail.extend_from_slice(&buffer[..count]);
         let surplus = self.stderr_tail.len().saturating_sub(Program::STDERR_TAIL_BYTES);
@@ -197,7 +210,7 @@ impl<'a> Running<'a> {
             self.stderr = None;
             self.stop()?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Has the template kill the child; the run's end is still reported.

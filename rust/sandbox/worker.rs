@@ -183,7 +183,8 @@ impl Worker {
     /// (JSON) in place of the program's own output.
     pub fn load(&mut self, source: &[u8], function: Option<&str>, limits: &Limits) -> Result<Program> {
         self.begin_program(limits.memory_bytes)?;
-        Program::warm(self.control.clone(), self.meter.clone(), source, function.unwrap_or_default(), limits)
+        let function = function.unwrap_or_default();
+        Ok(Program::warm(self.control.clone(), self.meter.clone(), source, function, limits))
     }
 
     /// To be called before a program is loaded.
@@ -227,6 +228,8 @@ fn spawn(interpreter: &Path, control: OwnedFd, log: &File) -> Result<Child> {
     Command::new(interpreter)
         .args(["-I", "-S", "-B", "-c", BOOTSTRAP])
         .env_clear()
+        // What a fork would have to look up anew each time is looked up once. The helper removes it from its environment.
+        .env("LD_BIND_NOW", "1")
         .current_dir("/")
         // A group of its own: Ctrl-C is for the caller, who then ends its helpers.
         .process_group(0)

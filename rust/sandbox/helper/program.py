@@ -5,9 +5,11 @@ a module whose function is called, and the value takes the place of the output. 
 and nothing that it reports decides a verdict in the program's favour.
 """
 
+import _thread
 import atexit
 import builtins
 import contextlib
+import ctypes
 import gc
 import importlib.machinery
 import io
@@ -15,7 +17,6 @@ import json
 import linecache
 import os
 import random
-import re
 import signal
 import site
 import sys
@@ -27,6 +28,7 @@ import warnings
 FILE_NAME = "/solution.py"
 
 _FLUSH_FAILED = 120  # CPython's own exit code for it.
+_MOST_FRAMES = 1000  # Of a traceback, as CPython prints it.
 # What answers to function-call problems take for granted, as their graders provide it.
 _PRELUDE = """
 import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys
@@ -40,11 +42,28 @@ from typing import *
 """
 _streams: list[io.TextIOWrapper] = []
 _outputs: list[io.IOBase] = []
-# What only shows when objects are freed at the end: finalizers, suspended generators, files that were not closed.
-_SEEN_AT_THE_END = re.compile(rb"__del__|yield|async|open(?!\(0)|Wrapper|Buffered")
+_compiler_warnings: list[tuple[object, ...]] = []
+# Words of finalizers, suspended generators, files that were not closed.
+_SEEN_AT_THE_END = b"__del__", b"yield", b"async", b"Wrapper", b"Buffered"
 _MISSING = object()
+# Nothing is to be done for them at the end, if there are none.
+_at_exit, _num_threads, _at_end_of_threads = atexit._ncallbacks, _thread._count, threading._threading_atexits
 # The program may replace what the modules hold.
-_exit, _collect, _excepthook = os._exit, gc.collect, sys.excepthook
+_flush_streams_of_c = ctypes.PyDLL(None).fflush
+_exit, _collect, _excepthook, _show_warning = os._exit, gc.collect, sys.excepthook, warnings.showwarning
+_HAS_ANNOTATIONS = "__annotations__" in sys.modules["__main__"].__dict__  # Until CPython 3.14.
+# Python's functions become faster when they have been called so often; after a fork that is forgotten.
+_REHEARSALS = 20
+# What a module has from the start.
+_MODULES = {
+    name: {
+        "__file__": FILE_NAME,
+        "__builtins__": builtins,
+        "__cached__": None,
+        "__loader__": importlib.machinery.SourceFileLoader(name, FILE_NAME),
+    }
+    for name in ("__main__", "solution")
+}
 
 
 def prepare_interpreter() -> None:
@@ -56,9 +75,18 @@ def prepare_interpreter() -> None:
     sys.path.insert(0, "/")
     sys.orig_argv = ["python3", "solution.py"]
     _make_streams()
-    # Replaced in every child, where freeing them would cost more than keeping them.
-    _streams.extend((sys.stdin, sys.stdout, sys.stderr))
-    sys.stderr = None
+    _streams.extend((sys.stdin, sys.stdout, sys.stderr))  # Freeing them would close their descriptors.
+    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = _streams[:3]
+    warnings.showwarning = _keep_warning
+    for _ in range(_REHEARSALS):
+        Program(b"pass", "")
+        for stream in _outputs:
+            _flush(stream)
+
+
+def _keep_warning(*warning: object) -> None:
+    """Takes the place of `warnings.showwarning` until the program runs, which may have its own way to show them."""
+    _compiler_warnings.append(warning)
 
 
 def _make_streams() -> None:
@@ -83,19 +111,16 @@ class Program:
         """Compiles; raises whatever the compiler raises. Call mode if there is a function's name."""
         self._source = source
         self._function = function
-        with warnings.catch_warnings(record=True) as self._warnings:
-            self.code = compile(source, FILE_NAME, "exec", dont_inherit=True)
+        self.code = compile(source, FILE_NAME, "exec", dont_inherit=True)
         self._name = "solution" if function else "__main__"
-        loader = importlib.machinery.SourceFileLoader(self._name, FILE_NAME)
-        self._names = {"__file__": FILE_NAME, "__builtins__": builtins, "__cached__": None, "__loader__": loader}
-        if "__annotations__" in sys.modules["__main__"].__dict__:  # Until CPython 3.14.
-            self._names["__annotations__"] = {}
+        self._names = _MODULES[self._name]
         linecache.cache[FILE_NAME] = (self._text,)  # Asked only when a line is to be shown.
         if function:
             exec(_PRELUDE, self._names)
-        self._frees_objects = _SEEN_AT_THE_END.search(source) is not None
+        self._frees_objects = _shows_at_the_end(source)
         self.error: BaseException | None = None
         self._runs_random = b"random" in source
+        self._calls_c = b"ctypes" in source
 
     def enter(self) -> None:
         """Makes this process's interpreter that of the program; descriptors 0, 1 and 2 are the program's."""
@@ -103,12 +128,14 @@ class Program:
         module = sys.modules[self._name] = types.ModuleType(self._name)
         self.namespace = module.__dict__
         self.namespace.update(self._names)
+        if _HAS_ANNOTATIONS:
+            self.namespace["__annotations__"] = {}
         if self._function:
             self._result = os.dup(1)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = _streams[:3]
-        for warning in self._warnings:
-            warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
+        warnings.showwarning = _show_warning
+        for warning in _compiler_warnings:
+            _show_warning(*warning)
         if self._runs_random:
             random.seed()
 
@@ -137,20 +164,26 @@ class Program:
         error, self.error = self.error, None
         code = _exit_code_of(error) if error is not None else 0
         del error
-        for step in (threading._shutdown, atexit._run_exitfuncs):
-            try:
-                step()
-            except BaseException as late:
-                _exit_code_of(late)
+        if self._frees_objects or _at_exit() or _num_threads() or _at_end_of_threads:
+            for step in (threading._shutdown, atexit._run_exitfuncs):
+                try:
+                    step()
+                except BaseException as late:
+                    _exit_code_of(late)
         out, err = _standard("stdout"), _standard("stderr")
-        if not _flush(out, tell=True) or not _flush(err):
+        is_written = _flush(out, tell=True) and _flush(err)
+        if not is_written:
             code = _FLUSH_FAILED
+        is_written = is_written and out is _outputs[0] and not self._frees_objects
         del out, err
         if self._frees_objects:
             self._free_objects()
         # The program may have put something else in their place.
-        for stream in _outputs:
-            _flush(stream)
+        if not is_written:
+            for stream in _outputs:
+                _flush(stream)
+        if self._calls_c:
+            _flush_streams_of_c(None)
         _exit(code)
 
     def _free_objects(self) -> None:
@@ -159,6 +192,14 @@ class Program:
         sys.modules.pop(self._name, None)
         del self.namespace
         _collect()
+
+
+def _shows_at_the_end(source: bytes) -> bool:
+    """Whether the program may have what only shows when objects are freed at the end."""
+    for word in _SEEN_AT_THE_END:
+        if word in source:
+            return True
+    return source.count(b"open") > source.count(b"open(0")
 
 
 _from_json, _to_json = json.loads, json.JSONEncoder(check_circular=False).encode
@@ -216,7 +257,7 @@ def _exit_code_of(error: BaseException) -> int:
     except BaseException:  # What printing needs is broken; the interpreter's own printing needs less.
         with contextlib.suppress(BaseException):
             _excepthook(type(error), error, error.__traceback__)
-    if isinstance(error, KeyboardInterrupt):
+    if type(error) is KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     return 1
@@ -245,7 +286,7 @@ def _print(error: BaseException) -> None:
     if _standard("stderr") is None:
         return
     # CPython keeps the innermost frames, the module `traceback` the outermost.
-    limit = getattr(sys, "tracebacklimit", None)
+    limit = getattr(sys, "tracebacklimit", _MOST_FRAMES)
     traceback.print_exception(error, limit=-limit if isinstance(limit, int) and limit > 0 else None)
 
 

@@ -78,16 +78,22 @@ class Report:
         self._memory.close()
 
 
-def fork() -> int:
-    """Forks a child for `finish` to wait for; `reap_others` ends what this begins."""
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    return kernel.fork()
+def finish(
+    child: int,
+    control: _socket.socket,
+    cpu_limit: float,
+    wall_limit: float,
+    begun: Begun | Report,
+    descriptors: tuple[int, ...],
+) -> None:
+    """Waits for the end of a child's run, and tells its facts, from where its limits began to count.
 
-
-def finish(child: int, control: _socket.socket, cpu_limit: float, wall_limit: float, begun: Begun | Report) -> None:
-    """Waits for the end of a child's run, and tells its facts, from where its limits began to count."""
+    Nobody has its `descriptors` any more then, so whoever hears of its end has the end of its output as well.
+    """
     ended_by = _watch(child, control, cpu_limit, wall_limit, begun)
     _, status, usage = os.wait4(child, 0)
+    for descriptor in descriptors:
+        os.close(descriptor)
     compiled, cpu_before, clock_before = begun.begin()
     cpu = usage.ru_utime + usage.ru_stime - cpu_before
     wall = time.monotonic() - clock_before
@@ -164,14 +170,26 @@ def _cpu_time(process: int) -> float:
         return 0.0
 
 
-def reap_others() -> None:
-    """Lets the kernel reap children from here on, and those that ended meanwhile."""
+def keep_children() -> None:
+    """Has children that end wait for `finish`, from here on."""
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+
+
+def ignore_children() -> None:
+    """Has the kernel reap children that end, from here on."""
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
+
+
+def reap_others() -> bool:
+    """As `ignore_children`, and reaps those that ended before; false, and `keep_children`, if there are none at all."""
+    ignore_children()
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     except ChildProcessError:
-        pass
+        keep_children()
+        return False
+    return True
 
 
 def lock_in(parent: int, descriptors: tuple[int, ...], child_filter: kernel.SystemCallFilter) -> None:
@@ -179,5 +197,6 @@ def lock_in(parent: int, descriptors: tuple[int, ...], child_filter: kernel.Syst
     for place, descriptor in enumerate(descriptors):
         os.dup2(descriptor, place)
     os.closerange(3, jail.MAX_OPEN_FILES)
-    kernel.die_with_parent(parent)
+    if parent != 1:  # Its pid namespace dies with the first process of that anyway.
+        kernel.die_with_parent(parent)
     child_filter.install()

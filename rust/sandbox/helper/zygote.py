@@ -28,12 +28,12 @@ from program import Program, prepare_interpreter
 
 _CONTROL = 0  # The descriptor of the control socket, as the launcher finds it.
 _MAX_MESSAGE = 1 << 16
-_MAX_REQUEST = 1 << 12
+_MAX_REQUEST = 20 << 10  # A source of up to 16 KB, and what comes along.
 _DESCRIPTORS_SPACE = _socket.CMSG_SPACE(4 * struct.calcsize("i"))
 _FIRST_RUN, _LOAD, _KILL, _RUN = b"F", b"P", b"K", b"R"
 _COMPILED, _NOT_COMPILED, _FAILED = b"C", b"N", b"E"
 _EXECUTING, _COMPILING = "exec", "compile"  # Kinds of workers: by exec, and of no programs at all.
-_FIRST_RUN_FIELDS, _LOAD_FIELDS, _RUN_FIELDS = struct.Struct("=ddQ"), struct.Struct("=Q"), struct.Struct("=dd")
+_FIRST_RUN_FIELDS, _LOAD_FIELDS, _RUN_FIELDS = struct.Struct("=ddQI"), struct.Struct("=Q"), struct.Struct("=dd")
 
 # Deep recursion in C code and `threading.stack_size(1 << 28)` must not count against the memory of the program.
 _STACK_BYTES = 120 << 20
@@ -87,6 +87,7 @@ def _become_zygote(config: dict[str, str], entrances: tuple[int, ...], control: 
     None where a cgroup counts what programs use, so that what they only reserve need not be limited.
     """
     tier, kind = config["tier"], config["kind"]
+    os.environ.pop("LD_BIND_NOW", None)  # It was for this process alone.
     box = Box(writable=kind == _COMPILING) if kind in (_EXECUTING, _COMPILING) else None
     kernel.die_with_parent(int(config["parent_pid"]))
     if jail.leave_host(tier):
@@ -117,7 +118,6 @@ def _become_zygote(config: dict[str, str], entrances: tuple[int, ...], control: 
     if kind != _COMPILING:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, resource.getrlimit(resource.RLIMIT_STACK)[1]))
-    runs.reap_others()
     gc.collect()
     if box is None:
         _kept.extend(kernel.use_up_fragments())
@@ -166,22 +166,32 @@ def _receive(control: _socket.socket, size: int = _MAX_REQUEST) -> tuple[bytes, 
 def _serve_programs(control: _socket.socket, worker_kind: str, memory_base: int | None) -> _Ready:
     """The zygote: a fork for each program. Returns in a child of it, or of a template."""
     zygote, template = os.getpid(), 0
+    # Whether there may be children beside that of a first run: templates, and what they leave.
+    has_others = False
+    runs.keep_children()
     report = runs.Report()
     while True:
         message, descriptors = _receive(control)
         kind = message[:1]
         if kind == _FIRST_RUN:
             report.clear()
-            cpu_time_s, wall_time_s, memory_bytes = _FIRST_RUN_FIELDS.unpack_from(message, 1)
-            child = runs.fork()
+            cpu_time_s, wall_time_s, memory_bytes, source_bytes = _FIRST_RUN_FIELDS.unpack_from(message, 1)
+            if has_others:
+                runs.keep_children()
+            child = kernel.fork()
             if not child:
                 seconds = int(cpu_time_s) + runs.COMPILE_CPU_S + 2
                 _limit(memory_base, memory_bytes, (seconds, seconds))
-                program = _first_run(descriptors[0], message[1 + _FIRST_RUN_FIELDS.size :], report)
-                return program, descriptors[1:], zygote
-            runs.finish(child, control, cpu_time_s, wall_time_s, report)
-            runs.reap_others()
-        elif kind == _LOAD:
+                text = message[1 + _FIRST_RUN_FIELDS.size :]
+                program = _first_run(text[:source_bytes], text[source_bytes:], report)
+                return program, descriptors, zygote
+            runs.finish(child, control, cpu_time_s, wall_time_s, report, descriptors)
+            has_others = has_others and runs.reap_others()
+            continue
+        if kind == _LOAD:
+            if not has_others:
+                runs.ignore_children()
+                has_others = True
             template = kernel.fork()
             if not template:
                 report.close()
@@ -217,10 +227,10 @@ def _limit(memory_base: int | None, memory_bytes: int, cpu_time_s: tuple[int, in
     resource.setrlimit(resource.RLIMIT_CPU, cpu_time_s)
 
 
-def _first_run(source: int, function: bytes, report: runs.Report) -> Program:
+def _first_run(source: bytes, function: bytes, report: runs.Report) -> Program:
     """A child of the zygote: compiles, and reports and ends where that fails."""
     try:
-        program = Program(_read(source), function.decode())
+        program = Program(source, function.decode())
     except BaseException as error:
         report.refuse(_reason(error))
         os._exit(0)
@@ -264,19 +274,18 @@ def _become_template(worker_kind: str, fields: bytes, descriptors: tuple[int, ..
 def _serve_tests(control: _socket.socket) -> tuple[tuple[int, ...], int]:
     """The template: a fork for each test. Returns in the child, with what its descriptors are to be, and its parent."""
     template = os.getpid()
+    runs.keep_children()
     while True:
         message, descriptors = _receive(control)
         if message[:1] == _RUN:
             cpu_time_s, wall_time_s = _RUN_FIELDS.unpack_from(message, 1)
-            child = runs.fork()
+            child = kernel.fork()
             if not child:
                 control.detach()
                 seconds = int(cpu_time_s) + 2
                 resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
                 return descriptors, template
-            runs.finish(child, control, cpu_time_s, wall_time_s, runs.Begun())
-            for descriptor in descriptors:
-                os.close(descriptor)
+            runs.finish(child, control, cpu_time_s, wall_time_s, runs.Begun(), descriptors)
         elif not message:
             os._exit(0)
         # Else a request to stop that came after the end.
