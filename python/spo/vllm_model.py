@@ -302,10 +302,9 @@ def _random_weights(shapes: Shapes, seed: int, device: torch.device) -> Iterator
     """Random signs, fractions and sixteen powers of two: numbers that no type of weights rounds to zero or infinity."""
     for index, (name, (shape, dtype)) in enumerate(shapes.items()):
         generator = torch.Generator(device).manual_seed(index << 8 | seed)
-        fraction = torch.rand(shape, generator=generator, device=device) + 1
-        power = torch.randint(-8, 8, shape, generator=generator, device=device)
-        sign = torch.randint(0, 2, shape, generator=generator, device=device) * 2 - 1
-        yield name, (torch.ldexp(fraction, power) * sign).to(dtype)
+        bits = torch.empty(shape, dtype=torch.int32, device=device).random_(-(1 << 31), None, generator=generator)
+        # float32's sign, the lower half of its exponent below a fixed upper half, and its fraction.
+        yield name, ((bits & -0x78000001) | 0x38000000).view(torch.float32).to(dtype)
 
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -145,7 +145,9 @@ class WeightLoader:
             Names of tensors that must always be given whole; None if versions must.
         """
         self._spo_model = LiveModel(self.model_runner.get_model(), self.vllm_config)
-        self._spo_model.prepare({name: (shape, torch.float32) for name, shape in shapes.items()}, lambda: weights)
+        # The model's own type: of each tensor of another vLLM warns.
+        dtype = self.vllm_config.model_config.dtype
+        self._spo_model.prepare({name: (shape, dtype) for name, shape in shapes.items()}, lambda: weights)
         names = self._spo_model.whole_names
         return None if names is None else sorted(names)
 
