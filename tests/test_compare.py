@@ -33,6 +33,14 @@ def test_differences_are_taken_within_problems() -> None:
     assert (back.difference, back.num_better, back.num_worse) == (-0.75, 0, 2)
 
 
+def test_the_interval_resamples_problems_within_their_sets() -> None:
+    # In each set all problems differ alike, so that nothing is left to chance.
+    first = [EvaluationSample(id, -1.0) for id in ("a/p", "b/p", "b/q", "b/r")]
+    second = [EvaluationSample("a/p", 0.0), *first[1:]]
+    (entry,) = compare(first, second, ks=[1])
+    assert (entry.low, entry.difference, entry.high) == (0.5, 0.5, 0.5)
+
+
 def test_pairing_finds_a_difference_that_separate_intervals_hide() -> None:
     # Problems differ much in how hard they are, and the second policy is a little better on each.
     rates = {f"p{i}": rate for i, rate in enumerate(np.linspace(0.0, 0.9, 40))}

@@ -110,7 +110,7 @@ def test_attention_is_causal_and_within_a_trajectory() -> None:
 
 
 @pytest.mark.parametrize("rows_per_forward", [1, 2, 4, 6, 100])
-def test_micro_batches_hold_every_trajectory_once_with_its_reward_and_value(
+def test_micro_batches_hold_every_trajectory_once_with_its_reward_value_and_rate(
     model: Path, ranks: Ranks, rows_per_forward: int
 ) -> None:
     policy, batch = load(model, ranks), make_batch(2, 0, 1)
@@ -124,6 +124,8 @@ def test_micro_batches_hold_every_trajectory_once_with_its_reward_and_value(
     values = torch.cat([part.initial_value_B for part in parts]).numpy()
     np.testing.assert_array_equal(rewards, np.frombuffer(batch.rewards, np.float32))
     np.testing.assert_array_equal(values, np.frombuffer(batch.initial_values, np.float32))
+    rates = torch.cat([part.extras["group_success_rate_B"] for part in parts]).numpy()
+    np.testing.assert_array_equal(rates, np.frombuffer(batch.group_success_rates, np.float32))
     assert sum(part.num_tokens for part in parts) == (np.frombuffer(batch.segment_ids, np.int32) >= 0).sum()
 
 

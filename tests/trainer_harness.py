@@ -111,7 +111,7 @@ def make_batch(step: int, rank: int, world_size: int) -> Batch:
         initial_values=generator.uniform(-0.3, 0.0, NUM_TRAJECTORIES).astype(np.float32).tobytes(),
         sources=["online"] * NUM_TRAJECTORIES,
         behavior_logprobs=np.full(tokens[rows].shape, -4.0, np.float32).tobytes(),
-        group_success_rates=np.full(NUM_TRAJECTORIES, 0.5, np.float32).tobytes(),
+        group_success_rates=np.linspace(0.1, 0.9, NUM_TRAJECTORIES, dtype=np.float32).tobytes(),
         mc_successes=(rollouts[rows] // 2).tobytes(),
         mc_rollouts=rollouts[rows].tobytes(),
     )
