@@ -31,6 +31,8 @@ from spo.store import StoreError, Trajectory, TrajectoryStore
 WRITERS, READERS = 3, 2
 CHECK_EVERY = 50
 SEGMENT_BYTES = 40_000
+LEARNED_FROM = 1 << 16
+"""Tokens of the first record of every fourth writer: it codes what comes after by tables."""
 
 Model = dict[int, float | None]
 """Seeds of a writer's records, with the logprob that they were annotated with."""
@@ -40,8 +42,12 @@ def record(writer: int, seed: int) -> Trajectory:
     """The record with this number of this writer."""
     rng = random.Random(writer * 1_000_003 + seed)
     prompt = range(rng.randrange(3) * 100, 200 + rng.randrange(2))
-    response = [rng.randrange(50_000) for _ in range(rng.randrange(1, 120))]
-    return Trajectory("p", prompt, response, -1.0, "wrong_answer", f"writer-{writer}", seed=seed)
+    learns = writer % 4 == 0
+    response = [rng.randrange(300 if learns else 50_000) for _ in range(rng.randrange(1, 120))]
+    if learns and seed == 0:
+        response = [7919 * place % 300 for place in range(LEARNED_FROM)]
+    logprobs = [-(token % 10) / 8 for token in response]
+    return Trajectory("p", prompt, response, -1.0, "wrong_answer", f"writer-{writer}", logprobs, seed=seed)
 
 
 def operations(writer: int) -> Iterator[tuple[str, int, float]]:
@@ -182,6 +188,7 @@ def check(path: Path, writers: list[Writer]) -> int:
             found[seen.seed] = None if logprobs is None else float(logprobs[0])
         models = [{seed: _single(value) for seed, value in model.items()} for model in writer.models()]
         assert found in models, f"writer {writer.number}, {writer.acknowledged} acknowledged: {found} not in {models}"
+    assert not store.info()["missing_segments"], store.info()
     return len(store)
 
 

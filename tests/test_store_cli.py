@@ -253,7 +253,7 @@ def test_a_line_that_is_no_trajectory_is_named(path: Path, tmp_path: Path, line:
 
 def test_verify_counts_damage_and_fails(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert spo_store("verify", path, "--json") == 0
-    assert lines(capsys) == [{"records": 5, "damaged": {}, "damaged_places": 0}]
+    assert lines(capsys) == [{"records": 5, "damaged": {}, "damaged_places": 0, "missing_segments": []}]
     (segment,) = path.glob("segment-*.live")
     data = bytearray(segment.read_bytes())
     data[data.index(b"accepted")] ^= 1
@@ -283,14 +283,14 @@ def test_verify_reads_late_columns_that_no_longer_count(tmp_path: Path, capsys: 
         store.compact()
         store.annotate(ids, mc_successes=[([0], [0], [1])])
     assert spo_store("verify", tmp_path, "--json") == 0
-    assert lines(capsys) == [{"records": 1, "damaged": {}, "damaged_places": 0}]
+    assert lines(capsys) == [{"records": 1, "damaged": {}, "damaged_places": 0, "missing_segments": []}]
     segment = tmp_path / "segment-00000001.spo"
     data = bytearray(segment.read_bytes())
     at = data.index(bytes([2, 0, 77, 100, 1, 99, 100]))
     data[at + 2] ^= 1
     segment.write_bytes(data)
     assert spo_store("verify", tmp_path, "--json") == 1
-    assert lines(capsys) == [{"records": 1, "damaged": {}, "damaged_places": 1}]
+    assert lines(capsys) == [{"records": 1, "damaged": {}, "damaged_places": 1, "missing_segments": []}]
 
 
 def test_merge_saves_what_can_be_read_of_a_damaged_store(tmp_path: Path) -> None:

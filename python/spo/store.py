@@ -52,6 +52,8 @@ SCALAR_COLUMNS = frozenset(
 )
 
 
+RESCUE = "what is whole is read with skip_damage=True, or saved by `spo store merge NEW DAMAGED --skip-damage`"
+"""What to do about damage."""
 WHOLE = (True, True, True, True, True)
 """Decode every column."""
 
@@ -96,7 +98,10 @@ class TrajectoryStore:
             OSError: the directory cannot be read or written; with mode "r", there is no store.
             ValueError: an argument is wrong.
         """
-        store = cls(NativeStore(path, mode, tokenizer, skip_damage, segment_bytes, logprobs))
+        try:
+            store = cls(NativeStore(path, mode, tokenizer, skip_damage, segment_bytes, logprobs))
+        except CorruptShardError as error:
+            raise CorruptShardError(f"{error}; {RESCUE}") from None
         for file, offset, dropped in store.torn_tails:
             logger.warning("%s: cut off an unfinished append of %d bytes at byte %d", file, dropped, offset)
         return store
@@ -298,7 +303,8 @@ class TrajectoryStore:
     def info(self) -> dict[str, Any]:
         """Totals: path, store_id, tokenizer, records, their tokens and sources, bytes, segments, damage skipped.
 
-        Those of the attached stores are counted; `attached` has their paths.
+        Those of the attached stores are counted; `attached` has their paths. `missing_segments` has the numbers of the
+        store's own segments whose files are gone.
         """
         totals = self._native.info()
         return {**totals, "path": str(totals["path"]), "attached": [str(path) for path in totals["attached"]]}

@@ -139,14 +139,18 @@ def _verify(arguments: argparse.Namespace) -> int:
         ids = store.scan()
         reads = _progress(read_each(store, ids), "reading", len(ids))
         damaged = [(record_id, str(read)) for record_id, read in reads if isinstance(read, CorruptShardError)]
-        skipped = store.info()["skipped"] + store.damaged_late_columns()
+        info = store.info()
+        skipped, missing = info["skipped"] + store.damaged_late_columns(), info["missing_segments"]
     if arguments.json:
-        _print_json({"records": len(ids), "damaged": dict(damaged), "damaged_places": skipped})
+        found = {"records": len(ids), "damaged": dict(damaged), "damaged_places": skipped, "missing_segments": missing}
+        _print_json(found)
     else:
         print(f"{len(ids)} records, {len(damaged)} of them damaged; {skipped} other damaged places")
         for record_id, damage in damaged:
             print(f"{record_id}: {damage}")
-    return 1 if damaged or skipped else 0
+        for number in missing:
+            print(f"segment {number} is missing: put segment-{number:08}.spo (or .live) back, or its records are lost")
+    return 1 if damaged or skipped or missing else 0
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from spo.errors import CorruptShardError
-from spo.store import Trajectory, TrajectoryStore
+from spo.store import RESCUE, Trajectory, TrajectoryStore
 
 READ_AT_ONCE = 256
 """Records decoded in one call."""
@@ -27,7 +27,7 @@ def read_whole(store: TrajectoryStore, ids: Sequence[int]) -> Iterator[tuple[int
     """
     for record_id, record in read_each(store, ids):
         if isinstance(record, CorruptShardError):
-            raise record
+            raise CorruptShardError(f"{record}; {RESCUE}")
         yield record_id, record
 
 

@@ -208,6 +208,7 @@ impl NativeStore {
         dict.set_item("segments", info.segments)?;
         dict.set_item("sealed_segments", info.sealed_segments)?;
         dict.set_item("skipped", info.skipped)?;
+        dict.set_item("missing_segments", info.missing)?;
         dict.set_item("sources", info.sources)?;
         dict.set_item("attached", info.attached)?;
         Ok(dict)

@@ -247,7 +247,7 @@ where
     T: numpy::Element + Copy + for<'a, 'py> FromPyObject<'a, 'py>,
 {
     if let Ok(array) = value.cast::<PyArray1<T>>() {
-        return Ok(array.readonly().as_array().to_vec());
+        return Ok(array.to_vec().unwrap_or_else(|_| array.readonly().as_array().to_vec()));
     }
     value
         .extract::<Vec<T>>()

@@ -157,7 +157,8 @@ fn list(directory: &Path) -> Result<Vec<Attached>> {
 
 fn read(directory: &Path, slot: u32) -> Result<Attached> {
     let path = files::attachment_path(directory, slot);
-    let file = std::fs::File::open(&path).map_err(|error| super::recovery::unreadable(&path, error))?;
+    let gone = || super::recovery::unreadable(&path, std::io::Error::from_raw_os_error(libc::ENOENT));
+    let file = files::open_file(&path)?.ok_or_else(gone)?;
     let start = read_start(&file, &path)?;
     let corrupt = |what: String| Error::Corrupt { path: path.clone(), offset: start.end, what };
     let mut walk = Walk::new(&file, &path, start.end, 1, OnDamage::Refuse)?;

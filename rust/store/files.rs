@@ -10,7 +10,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::os::unix::fs::{DirEntryExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -91,6 +91,20 @@ pub fn list(directory: &Path) -> Result<Listing> {
 /// The segments in the directory, in order; one that is being sealed right now may be listed twice.
 pub fn list_segments(directory: &Path) -> Result<Vec<SegmentName>> {
     Ok(list(directory)?.segments.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Opens one of the store's files for reading; another process must not keep it waiting, as the writer's end of a pipe may.
+pub fn open_file(path: &Path) -> Result<Option<File>> {
+    let failed = |error| Error::io(format!("read {}", path.display()), error);
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    match file.metadata().map_err(failed)?.is_file() {
+        true => Ok(Some(file)),
+        false => Err(Error::Store(format!("{} is no file, so none of a store: move it away", path.display()))),
+    }
 }
 
 /// Removes what processes killed long ago left half-created.

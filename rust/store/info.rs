@@ -29,6 +29,8 @@ pub struct Info {
     pub sealed_segments: u64,
     /// Damaged places that were skipped.
     pub skipped: u64,
+    /// Numbers of its own segments that are neither there nor merged into others: their files are lost.
+    pub missing: Vec<u32>,
     /// Records by source.
     pub sources: BTreeMap<String, u64>,
     /// Where the attached stores are, whose segments and records count as well.
@@ -55,7 +57,10 @@ impl Store {
             bytes: segments().map(|segment| segment.end).sum(),
             segments: state.segments.len() as u64,
             sealed_segments: segments().filter(|segment| segment.sealed).count() as u64,
-            skipped: u64::from(self.identity_skipped) + segments().map(|segment| segment.skipped).sum::<u64>(),
+            skipped: u64::from(self.identity_skipped)
+                + state.unusable.len() as u64
+                + segments().map(|segment| segment.skipped).sum::<u64>(),
+            missing: state.missing(),
             sources: sources.into_iter().map(|(name, count)| (state.names.name(name).to_owned(), count)).collect(),
             attached: state.sources.iter().skip(1).map(|source| source.directory.clone()).collect(),
         })

@@ -216,13 +216,7 @@ impl Store {
             rest = others;
         }
         let read = |(block, part): &(&[Located], Mutex<&mut [i32]>)| {
-            let mut rest = &mut **lock(part);
-            for record in *block {
-                let (tokens, others) = rest.split_at_mut(record.num_tokens());
-                record.read_tokens(&self.shared, tokens)?;
-                rest = others;
-            }
-            Ok(())
+            Located::read_tokens(block, &self.shared, &mut lock(part))
         };
         parallel::map_large(&blocks, interrupt, read)?;
         drop(blocks);

@@ -140,10 +140,8 @@ fn open_segment_file(directory: &Path, number: u32) -> Result<Option<(File, Segm
     for sealed in [true, false, true] {
         let name = SegmentName { number, sealed };
         let path = name.path(directory);
-        match File::open(&path) {
-            Ok(file) => return Ok(Some((file, name))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(unreadable(&path, error)),
+        if let Some(file) = files::open_file(&path)? {
+            return Ok(Some((file, name)));
         }
     }
     Ok(None)
@@ -152,9 +150,23 @@ fn open_segment_file(directory: &Path, number: u32) -> Result<Option<(File, Segm
 /// Reads what says that the directory is a store, and which.
 pub fn read_identity(directory: &Path) -> Result<SegmentHeader> {
     let path = files::identity_path(directory);
-    let file = File::open(&path)
-        .map_err(|error| Error::io(format!("open the trajectory store {}", directory.display()), error))?;
-    Ok(read_start(&file, &path)?.header)
+    if let Some(file) = files::open_file(&path)? {
+        return Ok(read_start(&file, &path)?.header);
+    }
+    check_no_segments(directory)?;
+    let nothing = io::Error::from_raw_os_error(libc::ENOENT);
+    Err(Error::io(format!("open the trajectory store {}", directory.display()), nothing))
+}
+
+/// Segments without what says whose they are: it was lost, and must not be made anew.
+fn check_no_segments(directory: &Path) -> Result<()> {
+    match files::list_segments(directory) {
+        Ok(segments) if !segments.is_empty() => {
+            let what = "it is missing, but segments are beside it: put it back".to_owned();
+            Err(Error::Corrupt { path: files::identity_path(directory), offset: 0, what })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The same from any whole segment, where damage is to be skipped.
@@ -164,7 +176,7 @@ fn salvage_identity(directory: &Path, on_damage: OnDamage, error: Error) -> Resu
     }
     let header = |name: SegmentName| {
         let path = name.path(directory);
-        read_start(&File::open(&path).ok()?, &path).ok().map(|start| start.header)
+        read_start(&files::open_file(&path).ok()??, &path).ok().map(|start| start.header)
     };
     let found = files::list_segments(directory)?.into_iter().find_map(header);
     found.map(|header| SegmentHeader { number: 0, ..header }).ok_or(error)
@@ -175,6 +187,7 @@ fn make_identity(directory: &Path, options: &Options) -> Result<SegmentHeader> {
     if path.exists() {
         return read_identity(directory);
     }
+    check_no_segments(directory)?;
     let Some(tokenizer) = options.tokenizer.clone().filter(|tokenizer| !tokenizer.is_empty()) else {
         let path = directory.display();
         return Err(Error::invalid(format!("tokenizer must be given (a fingerprint) to make the store {path}")));

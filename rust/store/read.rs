@@ -93,15 +93,9 @@ const MAX_CACHED_TOKENS: usize = 4 << 20;
 const MAX_CACHED_TABLES: usize = 1 << 10;
 
 /// A checked frame.
-struct IndexedFrame {
+struct IndexedFrame<'a> {
     header: FrameHeader,
-    bytes: Vec<u8>,
-}
-
-impl IndexedFrame {
-    fn payload(&self) -> &[u8] {
-        &self.bytes[FRAME_HEADER_BYTES..]
-    }
+    payload: &'a [u8],
 }
 
 impl SegmentFile {
@@ -114,7 +108,8 @@ impl SegmentFile {
     /// Reads one record by its row, as it was appended.
     pub fn record(&self, row: &Row, columns: Columns, shared: &Shared) -> Result<Trajectory> {
         let offset = u64::from(row.offset);
-        let frame = self.read_frame(offset, row.length)?;
+        let bytes = self.read_indexed(row)?;
+        let frame = self.checked(offset, &bytes)?;
         let damaged = |damage: Damage| self.damaged(offset, damage);
         let record = Record::parse(self.content(row, &frame)?).map_err(damaged)?;
         let tables = self.tables(&record, offset, shared)?;
@@ -125,10 +120,24 @@ impl SegmentFile {
         Ok(trajectory)
     }
 
-    /// Reads the tokens of a record, the prompt and then the response; `out` has room for just them.
-    pub fn tokens(&self, row: &Row, shared: &Shared, out: &mut [i32]) -> Result<()> {
+    /// Reads the tokens of records whose frames follow one another, at once; `out` has what each one's prompt and response
+    /// take, in turn.
+    pub fn tokens_of(&self, rows: &[&Row], shared: &Shared, mut out: &mut [i32]) -> Result<()> {
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(()) };
+        let mut bytes = vec![0; (last.offset - first.offset) as usize + last.frame_bytes()];
+        self.read_exact(&mut bytes, u64::from(first.offset))?;
+        for row in rows {
+            let at = (row.offset - first.offset) as usize;
+            let (tokens, rest) = out.split_at_mut(row.num_tokens());
+            self.tokens_in(row, &bytes[at..at + row.frame_bytes()], shared, tokens)?;
+            out = rest;
+        }
+        Ok(())
+    }
+
+    fn tokens_in(&self, row: &Row, bytes: &[u8], shared: &Shared, out: &mut [i32]) -> Result<()> {
         let offset = u64::from(row.offset);
-        let frame = self.read_frame(offset, row.length)?;
+        let frame = self.checked(offset, bytes)?;
         let damaged = |damage: Damage| self.damaged(offset, damage);
         let record = Record::parse(self.content(row, &frame)?).map_err(damaged)?;
         let tables = self.tables(&record, offset, shared)?;
@@ -143,7 +152,8 @@ impl SegmentFile {
     /// Which columns the record has in itself, by reading it.
     pub fn present(&self, row: &Row) -> Result<Present> {
         let offset = u64::from(row.offset);
-        let frame = self.read_frame(offset, row.length)?;
+        let bytes = self.read_indexed(row)?;
+        let frame = self.checked(offset, &bytes)?;
         let record = Record::parse(self.content(row, &frame)?);
         Ok(record.map_err(|damage| self.damaged(offset, damage))?.present())
     }
@@ -151,12 +161,13 @@ impl SegmentFile {
     /// Reads those late columns that are wanted, of a record with `response` response tokens.
     pub fn late(&self, row: &LateRow, response: u32, wanted: Present) -> Result<Late> {
         let offset = u64::from(row.offset);
-        let frame = self.read_frame(offset, row.length)?;
+        let bytes = self.read_frame(offset, row.length)?;
+        let frame = self.checked(offset, &bytes)?;
         if frame.header.kind != Kind::Late || frame.header.sequence != row.sequence {
             return Err(self.misplaced(offset));
         }
         let damaged = |damage: Damage| self.damaged(offset, damage);
-        let (target, content) = read_targeted(frame.payload()).map_err(damaged)?;
+        let (target, content) = read_targeted(frame.payload).map_err(damaged)?;
         if target != row.target {
             return Err(self.misplaced(offset));
         }
@@ -227,18 +238,18 @@ impl SegmentFile {
     }
 
     /// The encoded record in the frame that the index has for it.
-    fn content<'a>(&self, row: &Row, frame: &'a IndexedFrame) -> Result<&'a [u8]> {
+    fn content<'a>(&self, row: &Row, frame: &IndexedFrame<'a>) -> Result<&'a [u8]> {
         let offset = u64::from(row.offset);
         let (id, content) = match frame.header.kind {
             Kind::Moved => {
-                let (id, content) = read_targeted(frame.payload()).map_err(|damage| self.damaged(offset, damage))?;
+                let (id, content) = read_targeted(frame.payload).map_err(|damage| self.damaged(offset, damage))?;
                 (self.id_here(id), content)
             }
             Kind::Trajectory => {
                 let number = split_id(row.id).map_or(0, |(number, _)| number);
-                (Some(record_id(number, frame.header.sequence)), frame.payload())
+                (Some(record_id(number, frame.header.sequence)), frame.payload)
             }
-            _ => (None, frame.payload()),
+            _ => (None, frame.payload),
         };
         if id == Some(row.id) { Ok(content) } else { Err(self.misplaced(offset)) }
     }
@@ -248,16 +259,25 @@ impl SegmentFile {
         split_id(id).map(|(number, sequence)| record_id(self.base + number, sequence))
     }
 
+    fn read_indexed(&self, row: &Row) -> Result<Vec<u8>> {
+        self.read_frame(u64::from(row.offset), row.length)
+    }
+
     /// The frame at `offset` whose payload has this length according to the index, in one read.
-    fn read_frame(&self, offset: u64, length: u32) -> Result<IndexedFrame> {
+    fn read_frame(&self, offset: u64, length: u32) -> Result<Vec<u8>> {
         let mut bytes = vec![0; FRAME_HEADER_BYTES + length as usize];
         self.read_exact(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    /// The frame that was read from `offset`.
+    fn checked<'a>(&self, offset: u64, bytes: &'a [u8]) -> Result<IndexedFrame<'a>> {
         let Some((start, payload)) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>() else {
             return Err(self.misplaced(offset));
         };
         let header = FrameHeader::read(start).map_err(|damage| self.corrupt(offset, damage.what))?;
         self.check(offset, &header, payload)?;
-        Ok(IndexedFrame { header, bytes })
+        Ok(IndexedFrame { header, payload })
     }
 
     fn check(&self, offset: u64, header: &FrameHeader, payload: &[u8]) -> Result<()> {

@@ -40,6 +40,8 @@ pub struct Walk<'a> {
     end: u64,
     at: u64,
     sequence: u32,
+    /// Whether what is before `at` was skipped: then frames are missing that were counted as damage.
+    after_damage: bool,
     /// Damaged places that were skipped.
     pub skipped: u64,
 }
@@ -54,7 +56,7 @@ impl<'a> Walk<'a> {
     /// Frames from `at`, where the next frame is number `sequence`, up to the present end of the file.
     pub fn new(file: &'a File, path: &'a Path, at: u64, sequence: u32, on_damage: OnDamage) -> Result<Self> {
         let end = file.metadata().map_err(|error| unreadable(path, error))?.len();
-        Ok(Walk { file, path, on_damage, end, at, sequence, skipped: 0 })
+        Ok(Walk { file, path, on_damage, end, at, sequence, after_damage: false, skipped: 0 })
     }
 
     /// The end of the file when the walk began.
@@ -73,6 +75,10 @@ impl<'a> Walk<'a> {
             interrupt.check()?;
             match self.look()? {
                 Step::Frame(frame) => {
+                    // Where damage is refused none is missing.
+                    let missing = frame.header.sequence != self.sequence && self.sequence > 0;
+                    self.skipped += u64::from(missing && !self.after_damage);
+                    self.after_damage = false;
                     self.at += FRAME_HEADER_BYTES as u64 + u64::from(frame.header.length);
                     self.sequence = frame.header.sequence.wrapping_add(1);
                     return Ok(Some(frame));
@@ -83,6 +89,7 @@ impl<'a> Walk<'a> {
                 }
                 Step::Damaged(_, next) => {
                     self.skipped += 1;
+                    self.after_damage = true;
                     self.at = match next {
                         Some(next) => next,
                         None => self.find_frame(self.at + 1, interrupt)?,
@@ -187,8 +194,7 @@ pub fn read_start(file: &File, path: &Path) -> Result<Start> {
     let corrupt = |offset: u64, what: String| Error::Corrupt { path: path.to_owned(), offset, what };
     let mut magic = [0; FILE_MAGIC_BYTES];
     let version = match file.read_exact_at(&mut magic, 0) {
-        Ok(()) => shard::file_version(magic)
-            .ok_or_else(|| corrupt(0, "not a file of a trajectory store, or from another version".to_owned()))?,
+        Ok(()) => shard::file_version(magic).map_err(|damage| corrupt(0, damage.what))?,
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
             return Err(corrupt(0, "the file is cut within its first bytes".to_owned()));
         }

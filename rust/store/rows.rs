@@ -2,6 +2,7 @@
 //! Enough to find a record and to filter without reading it.
 
 use super::id::{record_id, split_id};
+use super::shard::FRAME_HEADER_BYTES;
 use crate::trajectory::record::Present;
 
 /// One record's place, and what it can be filtered by.
@@ -27,6 +28,18 @@ pub struct Row {
     pub response: u32,
     /// Columns in the record itself; `None` where a footer of version 1 does not tell.
     pub present: Option<Present>,
+}
+
+impl Row {
+    /// Tokens of prompt and response.
+    pub fn num_tokens(&self) -> usize {
+        self.prompt as usize + self.response as usize
+    }
+
+    /// Bytes of the record's frame.
+    pub fn frame_bytes(&self) -> usize {
+        FRAME_HEADER_BYTES + self.length as usize
+    }
 }
 
 /// Rows by rising id.

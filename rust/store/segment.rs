@@ -219,15 +219,23 @@ fn offset_of(frame: &Frame) -> Result<u32, Damage> {
 }
 
 fn check_header(header: &SegmentHeader, expected: &SegmentHeader, path: &Path) -> Result<()> {
-    let path = path.display();
+    let (path, name) = (path.display(), path.file_name().unwrap_or_default().display());
     if header.tokenizer != expected.tokenizer {
         let (theirs, ours) = (&header.tokenizer, &expected.tokenizer);
         return Err(Error::Store(format!(
-            "{path} holds tokens of the tokenizer {theirs:?}, not of {ours:?}; one store holds one tokenizer's tokens"
+            "{path} holds tokens of the tokenizer {theirs:?}, not of {ours:?}; one store holds one tokenizer's tokens: move it out"
         )));
     }
-    if header.store_id != expected.store_id || header.number != expected.number {
-        return Err(Error::Store(format!("{path} belongs to another store or place; move it back where it was")));
+    if header.store_id != expected.store_id {
+        return Err(Error::Store(format!(
+            "{path} belongs to another store than store.spo beside it; move it back there"
+        )));
+    }
+    if header.number != expected.number {
+        let (number, kind) = (header.number, if name.to_string().ends_with(".live") { "live" } else { "spo" });
+        return Err(Error::Store(format!(
+            "{path} is segment {number} by its content: rename it to segment-{number:08}.{kind}, or remove it if it is a copy"
+        )));
     }
     Ok(())
 }

@@ -89,16 +89,22 @@ impl FrameHeader {
 
     /// Appends the header and the payload.
     pub fn put(&self, payload: &[u8], out: &mut Vec<u8>) {
-        let start = out.len();
-        out.extend_from_slice(&FRAME_MAGIC);
-        out.extend_from_slice(&[self.kind as u8, u8::from(self.batch_end) * BATCH_END, 0, 0]);
-        out.extend_from_slice(&self.sequence.to_le_bytes());
-        out.extend_from_slice(&self.length.to_le_bytes());
-        out.extend_from_slice(&self.time_us.to_le_bytes());
-        out.extend_from_slice(&self.payload_crc.to_le_bytes());
-        let crc = crc32c::crc32c(&out[start..]);
-        out.extend_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(&self.bytes());
         out.extend_from_slice(payload);
+    }
+
+    /// The header itself.
+    pub fn bytes(&self) -> [u8; FRAME_HEADER_BYTES] {
+        let mut bytes = [0; FRAME_HEADER_BYTES];
+        bytes[..4].copy_from_slice(&FRAME_MAGIC);
+        bytes[4..8].copy_from_slice(&[self.kind as u8, u8::from(self.batch_end) * BATCH_END, 0, 0]);
+        bytes[8..12].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.length.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.time_us.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.payload_crc.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..28]);
+        bytes[28..].copy_from_slice(&crc.to_le_bytes());
+        bytes
     }
 
     /// Reads and checks a header.
@@ -206,11 +212,19 @@ impl Attachment {
     }
 }
 
-/// The version of a file that starts with these bytes; `None` if it is none of the store's, or from a later version.
-pub fn file_version(start: [u8; FILE_MAGIC_BYTES]) -> Option<u16> {
+/// The version of a file that starts with these bytes.
+pub fn file_version(start: [u8; FILE_MAGIC_BYTES]) -> Result<u16, Damage> {
     let [magic @ .., low, high] = start;
-    let version = u16::from_le_bytes([low, high]);
-    (magic == FILE_MAGIC && (1..=FILE_VERSION).contains(&version)).then_some(version)
+    let damage = |what: String| Damage { offset: 0, what };
+    match u16::from_le_bytes([low, high]) {
+        _ if magic != FILE_MAGIC => {
+            Err(damage("the first bytes are not those of a trajectory store's file".to_owned()))
+        }
+        version @ 1..=FILE_VERSION => Ok(version),
+        version => Err(damage(format!(
+            "the format is of another version, {version}, and this build reads up to {FILE_VERSION}: use a newer one"
+        ))),
+    }
 }
 
 /// The payload of a [`Kind::Late`] frame (encoded late columns), a [`Kind::Tombstone`] frame (nothing) or a

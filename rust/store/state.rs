@@ -1,12 +1,12 @@
 //! What an open store knows of its directory at the moment: segments, names, late columns.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::attach::{self, Source};
 use super::files::SegmentName;
-use super::id::split_id;
+use super::id::{MAX_SEGMENT_NUMBER, split_id};
 use super::index::{Filter, LateRow, Names, ResolvedFilter};
 use super::late::LateIndex;
 use super::read::{SegmentFile, Shared};
@@ -20,6 +20,8 @@ use crate::parallel;
 use crate::trajectory::Trajectory;
 use crate::trajectory::record::{Columns, Present};
 
+/// Bytes between frames that are read over rather than left out.
+const MAX_READ_OVER: u64 = 4 << 10;
 /// How often segments may be merged by others while one looks at the store.
 const MAX_LOOKS: usize = 100;
 
@@ -36,6 +38,8 @@ pub struct State {
     pub late: LateIndex,
     /// The store itself, then the attached ones.
     pub sources: Vec<Source>,
+    /// Segments that cannot be opened or are of another store, where damage is skipped.
+    pub unusable: BTreeSet<u32>,
     /// How many attachments each source had at the last look.
     pub attachments: Vec<usize>,
 }
@@ -59,24 +63,35 @@ impl State {
 
     fn look(&mut self, on_damage: OnDamage, changed: &mut bool, interrupt: Interrupt<'_>) -> Result<()> {
         *changed |= attach::refresh(&mut self.sources, &mut self.attachments)?;
+        let (mut path, mut absent) = (PathBuf::new(), BTreeSet::new());
         // A listed file that is gone when it is to be opened was sealed and merged into another: then look again.
         for _ in 0..MAX_LOOKS {
             interrupt.check()?;
-            if self.look_once(on_damage, changed, interrupt)? {
-                return Ok(());
-            }
+            let gone = self.look_once(on_damage, changed, interrupt)?;
+            let Some((at, name)) = gone.first() else { return Ok(()) };
+            path = name.path(&self.sources[*at].directory);
+            absent = gone.iter().map(|(at, name)| self.sources[*at].base + name.number).collect();
         }
-        let path = self.sources[0].directory.display();
-        Err(Error::Store(format!("{path} lists segments that cannot be opened, time and again: is one a broken link?")))
+        if on_damage == OnDamage::Skip {
+            self.unusable.append(&mut absent);
+            return Ok(());
+        }
+        let path = path.display();
+        Err(Error::Store(format!("{path} is listed, but cannot be opened, time and again: is it a broken link?")))
     }
 
-    /// Whether every listed segment was found.
-    fn look_once(&mut self, on_damage: OnDamage, changed: &mut bool, interrupt: Interrupt<'_>) -> Result<bool> {
+    /// Takes in what is new; returns the listed segments that were not there any more.
+    fn look_once(
+        &mut self,
+        on_damage: OnDamage,
+        changed: &mut bool,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<(usize, SegmentName)>> {
         let mut unknown = Vec::new();
         for (at, source) in self.sources.iter().enumerate() {
             for (name, inode) in source.list()? {
                 let number = source.base + name.number;
-                if self.merged.contains_key(&number) {
+                if self.merged.contains_key(&number) || self.unusable.contains(&number) {
                     continue;
                 }
                 match self.segments.get_mut(&number) {
@@ -88,20 +103,29 @@ impl State {
                 }
             }
         }
-        let open =
-            |(at, name, _): &(usize, SegmentName, u64)| self.sources[*at].open(name.number, on_damage, interrupt);
+        let open = |(at, name, _): &(usize, SegmentName, u64)| {
+            let opened = self.sources[*at].open(name.number, on_damage, interrupt);
+            match opened {
+                Err(Error::Store(_)) if on_damage == OnDamage::Skip => Ok(None),
+                opened => opened.map(Some),
+            }
+        };
         let opened = parallel::map_large(&unknown, interrupt, open)?;
-        let mut all = true;
-        for ((at, _, inode), opened) in unknown.into_iter().zip(opened) {
+        let mut gone = Vec::new();
+        for ((at, name, inode), opened) in unknown.into_iter().zip(opened) {
+            let Some(opened) = opened else {
+                self.unusable.insert(self.sources[at].base + name.number);
+                continue;
+            };
             let Some((mut segment, names)) = opened else {
-                all = false;
+                gone.push((at, name));
                 continue;
             };
             segment.inode = inode;
             segment.rows.rename(&self.names.numbers_of(&names));
             *changed |= self.insert(segment, at);
         }
-        Ok(all)
+        Ok(gone)
     }
 
     /// Takes in a segment that was opened; tells whether it replaces others.
@@ -114,6 +138,15 @@ impl State {
         }
         self.late.add(number, &mut segment, &self.sources[source]);
         replaces | self.segments.insert(number, segment).is_some()
+    }
+
+    /// Numbers of the store's own segments that ought to be there: numbers are given without gaps.
+    pub fn missing(&self) -> Vec<u32> {
+        let there = |number: &u32| {
+            self.segments.contains_key(number) || self.merged.contains_key(number) || self.unusable.contains(number)
+        };
+        let last = self.segments.range(..=MAX_SEGMENT_NUMBER).next_back().map_or(0, |(&number, _)| number);
+        (1..last).filter(|number| !there(number)).collect()
     }
 
     /// The segment that has the records with this number in their ids.
@@ -236,12 +269,24 @@ pub struct Located {
 impl Located {
     /// How many tokens it has.
     pub fn num_tokens(&self) -> usize {
-        self.row.prompt as usize + self.row.response as usize
+        self.row.num_tokens()
     }
 
-    /// Reads its tokens, the prompt and then the response; `out` has room for just [`Self::num_tokens`].
-    pub fn read_tokens(&self, shared: &Shared, out: &mut [i32]) -> Result<()> {
-        self.file.tokens(&self.row, shared, out)
+    /// Reads the tokens of records, of each the prompt and then the response; `out` has room for just them.
+    pub fn read_tokens(records: &[Located], shared: &Shared, mut out: &mut [i32]) -> Result<()> {
+        for run in records.chunk_by(|one, next| one.is_followed_by(next)) {
+            let (tokens, rest) = out.split_at_mut(run.iter().map(Located::num_tokens).sum());
+            let rows: Vec<&Row> = run.iter().map(|record| &record.row).collect();
+            run[0].file.tokens_of(&rows, shared, tokens)?;
+            out = rest;
+        }
+        Ok(())
+    }
+
+    /// Whether the other's frame comes soon behind this one's.
+    fn is_followed_by(&self, next: &Located) -> bool {
+        let gap = u64::from(next.row.offset).checked_sub(u64::from(self.row.offset) + self.row.frame_bytes() as u64);
+        Arc::ptr_eq(&self.file, &next.file) && gap.is_some_and(|gap| gap <= MAX_READ_OVER)
     }
 
     /// Reads the record as it is now known.

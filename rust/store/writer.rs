@@ -50,12 +50,16 @@ struct Batch {
 }
 
 impl Batch {
-    fn put(&mut self, kind: Kind, last: bool, payload: &[u8]) -> WrittenFrame {
-        let offset = (self.start + self.bytes.len() as u64) as u32;
-        let sequence = self.sequence;
-        FrameHeader::of(kind, last, sequence, self.time_us, payload).put(payload, &mut self.bytes);
+    /// Adds a frame, whose payload `put` appends.
+    fn put(&mut self, kind: Kind, last: bool, put: impl FnOnce(&mut Vec<u8>)) -> WrittenFrame {
+        let (at, sequence) = (self.bytes.len(), self.sequence);
+        self.bytes.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
+        put(&mut self.bytes);
+        let (header, payload) = self.bytes[at..].split_at_mut(FRAME_HEADER_BYTES);
+        header.copy_from_slice(&FrameHeader::of(kind, last, sequence, self.time_us, payload).bytes());
+        let (offset, length) = ((self.start + at as u64) as u32, payload.len() as u32);
         self.sequence += 1;
-        WrittenFrame { sequence, offset, length: payload.len() as u32 }
+        WrittenFrame { sequence, offset, length }
     }
 }
 
@@ -141,28 +145,31 @@ impl Writer {
         let capacity = records.iter().map(|record| record.num_bytes() + FRAME_HEADER_BYTES).sum();
         let (mut batch, mut frames) = (self.batch(capacity), Vec::with_capacity(records.len()));
         let (mut tables, mut new_prompts) = (self.tables.clone(), HashMap::new());
-        let mut payload = Vec::new();
         for (at, record) in records.iter().enumerate() {
             let mut places = Places::default();
             if let Some(wanted) = &record.tables {
                 let known = tables.as_ref().filter(|(known, _)| Arc::ptr_eq(known, wanted)).map(|(_, offset)| *offset);
                 let offset = match known {
                     Some(offset) => offset,
-                    None => batch.put(Kind::Tables, false, &tables_frame(wanted)?).offset,
+                    None => {
+                        let frame = tables_frame(wanted)?;
+                        batch.put(Kind::Tables, false, |out| out.extend_from_slice(&frame)).offset
+                    }
                 };
                 tables = Some((wanted.clone(), offset));
                 places.tables = Some(offset);
             }
             if let Some(prompt) = record.prompt.as_ref().filter(|prompt| prompt.is_shareable()) {
                 let known = self.prompts.get(&prompt.key).or_else(|| new_prompts.get(&prompt.key)).copied();
-                let offset =
-                    known.unwrap_or_else(|| batch.put(Kind::Prompt, false, &prompt.frame(places.tables)).offset);
+                let mut put = || {
+                    let frame = prompt.frame(places.tables);
+                    batch.put(Kind::Prompt, false, |out| out.extend_from_slice(&frame)).offset
+                };
+                let offset = known.unwrap_or_else(&mut put);
                 new_prompts.insert(prompt.key, offset);
                 places.prompt = Some(offset);
             }
-            payload.clear();
-            record.put(places, &mut payload);
-            frames.push(batch.put(Kind::Trajectory, at + 1 == records.len(), &payload));
+            frames.push(batch.put(Kind::Trajectory, at + 1 == records.len(), |out| record.put(places, out)));
         }
         let time_us = self.write_batch(batch, poison)?;
         self.prompts.extend(new_prompts);
@@ -178,7 +185,8 @@ impl Writer {
         poison: &Poison,
     ) -> Result<Written> {
         let (mut batch, count) = (self.batch(0), payloads.len());
-        let frames = payloads.enumerate().map(|(at, payload)| batch.put(kind, at + 1 == count, payload)).collect();
+        let put = |(at, payload)| batch.put(kind, at + 1 == count, |out| out.extend_from_slice(payload));
+        let frames = payloads.enumerate().map(put).collect();
         let time_us = self.write_batch(batch, poison)?;
         Ok(Written { number: self.number, frames, time_us })
     }
