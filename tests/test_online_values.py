@@ -57,6 +57,13 @@ def test_it_starts_at_the_counts() -> None:
     assert values["q"] == pytest.approx(-1.0)
 
 
+def test_a_sample_of_the_reference_itself_counts_as_one_more_of_the_first() -> None:
+    online = averages(successes=3, num_samples=10)
+    for successes, num_samples, reward in ((4, 11, 0.0), (4, 12, -1.0), (5, 13, 0.0)):
+        online.count(1, "p", 0.0, reward)
+        assert online.at_step(1)["p"] == pytest.approx(initial_value(successes, num_samples, BETA))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_samples_of_any_policy_bring_it_to_the_value_under_the_reference(seed: int) -> None:
     problem, draw = Enumerated(seed), random.Random(seed)

@@ -62,6 +62,16 @@ def test_a_run_goes_through_all_phases_and_reports(tmp_path: Path) -> None:
     assert [line["step"] for line in read_lineage(run_dir / "consumption.jsonl")] == list(range(1, 13))
 
 
+def test_online_responses_are_sampled_at_temperatures_from_the_whole_range(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, "sampling.temperature_min=0.5", "sampling.temperature_max=0.9")
+    worker = ScriptedWorker(run_dir)
+    orchestrate(run_dir, ScriptedTrainer(run_dir), worker)
+    drawn = [temperature for work in worker.done if work.source == "online" for temperature in work.temperatures]
+    assert len(drawn) > 30
+    assert 0.5 <= min(drawn) < 0.6
+    assert 0.8 < max(drawn) <= 0.9
+
+
 def test_a_round_that_is_under_way_when_training_ends_is_finished(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path, "batch.online_fraction=0")
     trainer = ScriptedTrainer(run_dir)
