@@ -18,7 +18,9 @@ hypothesis.settings.load_profile("spo")
 
 # `make test-vllm` names these files, and fails where none of their tests can be collected.
 collect_ignore = (
-    [] if importlib.util.find_spec("vllm") else ["test_vllm.py", "test_vllm_plugin.py", "test_vllm_training.py"]
+    []
+    if importlib.util.find_spec("vllm")
+    else ["test_vllm.py", "test_vllm_map.py", "test_vllm_plugin.py", "test_vllm_training.py"]
 )
 
 # What a shell starts in the background ignores SIGINT, and so would the children that tests send it to.
