@@ -24,6 +24,9 @@ const MAX_WAITED: Duration = Duration::from_secs(300);
 const READ_BYTES: usize = 64 << 10;
 /// In the first moments of a run its output is left in the pipe: most programs end before, and each wake-up costs.
 const QUIET: Duration = Duration::from_millis(4);
+/// How long the end of a program's output is waited for once it has ended. A descriptor of its pipe may outlive all of its
+/// processes: within a socket that is on its way through itself, until the kernel looks for such.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Running<'a> {
     program: &'a mut Program,
@@ -77,6 +80,9 @@ impl<'a> Running<'a> {
                 continue;
             }
             if !(told || out || err) {
+                if let Some(ended) = self.ended {
+                    return self.outcome(&ended).map(Run::Ended);
+                }
                 let compiling = !self.program.compiled;
                 return if compiling { Ok(Run::CompilerDied) } else { Err(protocol::too_late("end of a run")) };
             }
@@ -90,7 +96,7 @@ impl<'a> Running<'a> {
                 if let Some(run) = self.hear()? {
                     return Ok(run);
                 }
-                deadline = self.deadline();
+                deadline = if self.ended.is_some() { Instant::now() + LAST_OUTPUT } else { self.deadline() };
             }
             if self.ended.is_some() {
                 // All of its output is there; what is not, another process of its own may still have.
