@@ -27,7 +27,9 @@ ODD = {
         "import array, os, socket\nprint('xyzzy-4711', flush=True)\na, b = socket.socketpair()\n"
         "for sock in (a, b) * 3:\n"
         "  all = array.array('i', [1, 2, a.fileno(), b.fileno()])\n"
-        "  sock.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, all)])\n"
+        # The kernel counts descriptors on their way by user, so a neighbour's may be too many already.
+        "  try: sock.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, all)])\n"
+        "  except OSError: pass\n"
         "os._exit(0)",
         {ACCEPTED},
     ),

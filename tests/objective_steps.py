@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -70,3 +71,5 @@ if __name__ == "__main__":
     if started.is_first:
         (Path(sys.argv[1]) / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
     stop_ranks()
+    # As `spo.train` ends: gloo's threads may still let go of tensors, which aborts an interpreter that is being torn down.
+    os._exit(0)
