@@ -71,5 +71,5 @@ if __name__ == "__main__":
     if started.is_first:
         (Path(sys.argv[1]) / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
     stop_ranks()
-    # As `spo.train` ends: gloo's threads may still let go of tensors, which aborts an interpreter that is being torn down.
+    # As `spo.train` ends: gloo's threads may still hold tensors, and letting go of them late aborts the interpreter.
     os._exit(0)

@@ -13,5 +13,5 @@ if __name__ == "__main__":
     for argument in sys.argv[1:]:
         train(read_resolved(argument), Path(argument), ranks)
     stop_ranks()
-    # As `spo.train` ends: gloo's threads may still let go of tensors, which aborts an interpreter that is being torn down.
+    # As `spo.train` ends: gloo's threads may still hold tensors, and letting go of them late aborts the interpreter.
     os._exit(0)
