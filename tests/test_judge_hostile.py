@@ -4,6 +4,7 @@ Nothing: no process, descriptor, file, shared memory or message queue, and no me
 """
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,3 +142,30 @@ def test_nothing_passes_from_one_run_to_another(judge: Judge) -> None:
     for _ in range(2):
         judgement = judge.judge(leave, [TEST] * 3)
         assert judgement.verdict is ACCEPTED, judgement
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root opens another process's output")
+def test_an_end_is_told_though_another_holds_the_output_open(judge: Judge) -> None:
+    """As a descriptor does that is within a socket on its way through itself, until the kernel looks for such."""
+    held: list[int] = []
+
+    def hold() -> None:
+        while not held:
+            for comm in Path("/proc").glob("[1-9]*/comm"):
+                try:
+                    if comm.read_text() == "held-4711\n":
+                        held.append(os.open(comm.with_name("fd") / "1", os.O_WRONLY | os.O_NONBLOCK))
+                except OSError:  # it has just ended
+                    pass
+
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    source = "import ctypes, time\nctypes.CDLL(None).prctl(15, b'held-4711')\nprint('xyzzy-4711')\ntime.sleep(0.5)"
+    began = time.monotonic()
+    judgement = judge.judge(source, [TEST])
+    took = time.monotonic() - began
+    holder.join(timeout=10)
+    assert held, "nobody held the output"
+    os.close(held[0])
+    assert judgement.verdict == ACCEPTED
+    assert took < 15  # half of the time after which a helper counts as stuck
