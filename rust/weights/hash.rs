@@ -88,44 +88,33 @@ pub fn state_hash(bytes: &[u8]) -> u64 {
 pub(super) struct LaneUpdate<'a> {
     before: &'a [u8],
     hash: u64,
+    /// The lane of the last change, and what it holds now.
     lane: usize,
-    old: u64,
-    new: u64,
+    content: u64,
 }
 
 impl<'a> LaneUpdate<'a> {
     /// `hash` is that of `before`, the memory before the changes.
     pub(super) fn new(hash: u64, before: &'a [u8]) -> Self {
-        LaneUpdate { before, hash, lane: 0, old: 0, new: 0 }
+        LaneUpdate { before, hash, lane: usize::MAX, content: 0 }
     }
 
     /// Element `place` becomes `value`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn set(&mut self, place: usize, value: u16) {
         let (lane, shift) = (place / 4, place % 4 * 16);
-        if lane != self.lane || self.old == self.new {
-            self.flush();
-            self.lane = lane;
-            let start = lane * LANE_BYTES;
-            let rest = &self.before[start..];
-            self.old = match rest.first_chunk() {
-                Some(lane) => u64::from_le_bytes(*lane),
-                None => read_lane(rest),
-            };
-            self.new = self.old;
-        }
-        self.new = self.new & !(0xFFFF << shift) | u64::from(value) << shift;
-    }
-
-    fn flush(&mut self) {
-        let (block, key) = (self.lane / LANES, KEYS[self.lane % LANES]);
-        let difference = lane_term(self.new, key).wrapping_sub(lane_term(self.old, key));
-        self.hash = self.hash.wrapping_add(difference.wrapping_mul(multiplier(block)));
+        let rest = &self.before[lane * LANE_BYTES..];
+        let unchanged = rest.first_chunk().map_or_else(|| read_lane(rest), |lane| u64::from_le_bytes(*lane));
+        let old = if lane == self.lane { self.content } else { unchanged };
+        let new = old & !(0xFFFF << shift) | u64::from(value) << shift;
+        (self.lane, self.content) = (lane, new);
+        let key = KEYS[lane % LANES];
+        let difference = lane_term(new, key).wrapping_sub(lane_term(old, key));
+        self.hash = self.hash.wrapping_add(difference.wrapping_mul(multiplier(lane / LANES)));
     }
 
     /// The hash after the changes.
-    pub(super) fn finish(mut self) -> u64 {
-        self.flush();
+    pub(super) fn finish(self) -> u64 {
         self.hash
     }
 }

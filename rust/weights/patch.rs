@@ -4,8 +4,8 @@
 //! compresses only in quantity (sparse changes, of which a chunk has a few hundred) is gathered over all chunks.
 //!
 //! ```text
-//! magic 8 | base hash u64 | new hash u64 | elements | changes | lengths of seven sections
-//! chunk table | dense chunks | five streams of the sparse chunks      (see `sparse`)
+//! magic 8 | base hash u64 | new hash u64 | elements | changes | lengths of eight sections
+//! chunk table | dense chunks | six streams of the sparse chunks      (see `sparse`)
 //! crc32c u32 of all before it
 //! ```
 //! The hashes are over the state hashes of the chunks; numbers without a type are LEB128. The table has a number for each
@@ -17,13 +17,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::dense;
 use super::hash::{LaneUpdate, state_hash};
-use super::sparse::{Rice, SparseReader, SparseWriter};
+use super::sparse::{Changes, Rice, SparseReader, SparseWriter};
 use super::{CHUNK_ELEMENTS, scan};
 use crate::{Error, Interrupt, Result};
 
-const MAGIC: [u8; 8] = *b"SPOPAT\x00\x02";
+const MAGIC: [u8; 8] = *b"SPOPAT\x00\x03";
 /// Streams of the sparse chunks.
-const STREAMS: usize = 5;
+const STREAMS: usize = 6;
 const CRC_BYTES: usize = 4;
 /// From this share of changed elements on (1 in so many), other codings than sparse can be smaller.
 const DENSE_ONE_IN: usize = 16;
@@ -72,7 +72,7 @@ pub struct StagedPatch {
 
 #[derive(Clone, Debug)]
 enum StagedChunk {
-    Changes(Vec<Change>),
+    Changes(Changes),
     Whole(Vec<u16>),
 }
 
@@ -93,7 +93,7 @@ pub fn encode_patch(old: &[u16], new: &[u16], base_hashes: Option<&[u64]>, inter
     let base = base_or_computed(old, base_hashes, interrupt)?;
     let mut hashes = base.clone();
     let (mut table, mut dense_bytes, mut sparse) = (Vec::new(), Vec::new(), SparseWriter::default());
-    let (mut total, mut changes) = (0u64, Vec::new());
+    let (mut total, mut changes, mut rice) = (0u64, Vec::new(), Rice::default());
     let pairs = old.chunks(CHUNK_ELEMENTS).zip(new.chunks(CHUNK_ELEMENTS));
     for (index, ((old, new), hash)) in pairs.zip(&mut hashes).enumerate() {
         poll(index, interrupt)?;
@@ -103,24 +103,24 @@ pub fn encode_patch(old: &[u16], new: &[u16], base_hashes: Option<&[u64]>, inter
             write_entry(&mut table, EMPTY, 0);
             continue;
         }
+        rice.fit(&changes);
         if changes.len() >= old.len().div_ceil(DENSE_ONE_IN) {
             *hash = state_hash(bytemuck::cast_slice(new));
             let body = dense::encode(old, new, &changes)?;
-            if body.len() < SparseWriter::estimate_bytes(old, &changes, Rice::best(&changes)) {
+            if body.len() < SparseWriter::estimate_bytes(old, &changes, &rice) {
                 write_entry(&mut table, DENSE, body.len() as u64);
                 dense_bytes.extend_from_slice(&body);
                 continue;
             }
         } else {
-            *hash = updated_hash(*hash, old, &changes);
+            *hash = updated_hash(*hash, old, changes.iter().copied());
         }
-        let rice = Rice::best(&changes);
         write_entry(&mut table, SPARSE, changes.len() as u64);
         table.push(rice.parameter as u8);
-        sparse.write(old, &changes, rice);
+        sparse.write(old, &changes, &rice);
     }
-    let [gaps, scales, bits, highs, longs] = sparse.finish()?;
-    let sections = [&table, &dense_bytes, &gaps, &scales, &bits, &highs, &longs];
+    let [quotients, remainders, scales, bits, highs, longs] = sparse.finish()?;
+    let sections = [&table, &dense_bytes, &quotients, &remainders, &scales, &bits, &highs, &longs];
     let mut bytes = MAGIC.to_vec();
     for hash in [combined(&base), combined(&hashes)] {
         bytes.extend_from_slice(&hash.to_le_bytes());
@@ -194,7 +194,7 @@ impl StagedPatch {
                 StagedChunk::Changes(changes) => {
                     let end = target.len().min(start + CHUNK_ELEMENTS);
                     let chunk = &mut target[start..end];
-                    changes.iter().for_each(|&(place, new)| chunk[place as usize] = new);
+                    changes.iter().for_each(|(place, new)| chunk[place as usize] = new);
                 }
             }
         }
@@ -208,7 +208,9 @@ impl StagedChunk {
         match self {
             StagedChunk::Whole(new) => new.swap_with_slice(chunk),
             StagedChunk::Changes(changes) => {
-                changes.iter_mut().for_each(|(place, new)| std::mem::swap(new, &mut chunk[*place as usize]));
+                let Changes { places, values } = changes;
+                let changes = places.iter().zip(values);
+                changes.for_each(|(&place, new)| std::mem::swap(new, &mut chunk[place as usize]));
             }
         }
     }
@@ -218,7 +220,7 @@ impl StagedChunk {
 struct PatchReader<'a> {
     table: &'a [u8],
     dense: &'a [u8],
-    sparse: SparseReader,
+    sparse: SparseReader<'a>,
     num_chunks: usize,
     changes: u64,
     expected_changes: u64,
@@ -248,8 +250,13 @@ impl<'a> PatchReader<'a> {
     fn read(patch: &'a [u8]) -> Result<(u64, u64, Self), String> {
         let (body, crc) = patch.split_last_chunk::<CRC_BYTES>().ok_or("shorter than its checksum")?;
         let mut rest = body;
-        if take(&mut rest, MAGIC.len())? != MAGIC {
-            return Err("it does not begin as a patch does".into());
+        let magic = take(&mut rest, MAGIC.len())?;
+        if magic != MAGIC {
+            let [name @ .., version] = MAGIC;
+            return Err(match magic.strip_prefix(&name) {
+                Some(other) => format!("it is of format {}, this reads format {version}", other[0]),
+                None => "it does not begin as a patch does".into(),
+            });
         }
         if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
             return Err("wrong checksum".into());
@@ -282,7 +289,7 @@ impl<'a> PatchReader<'a> {
             (SPARSE, count) => {
                 let parameter = take(&mut self.table, 1)?[0];
                 let changes = self.sparse.read(old, count, parameter.into())?;
-                *hash = updated_hash(*hash, old, &changes);
+                *hash = updated_hash(*hash, old, changes.iter());
                 self.changes += count;
                 Ok(Some(StagedChunk::Changes(changes)))
             }
@@ -336,9 +343,9 @@ fn poll(chunk: usize, interrupt: Interrupt<'_>) -> Result<()> {
 }
 
 /// The hash of a chunk after `changes`, from its hash and content before.
-fn updated_hash(hash: u64, old: &[u16], changes: &[Change]) -> u64 {
+fn updated_hash(hash: u64, old: &[u16], changes: impl Iterator<Item = Change>) -> u64 {
     let mut update = LaneUpdate::new(hash, bytemuck::cast_slice(old));
-    changes.iter().for_each(|&(place, new)| update.set(place as usize, new));
+    changes.for_each(|(place, new)| update.set(place as usize, new));
     update.finish()
 }
 

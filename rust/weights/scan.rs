@@ -4,19 +4,26 @@ use super::patch::Change;
 
 /// Elements compared at once, a cache line.
 const GROUP: usize = 32;
+/// Groups compared before the first change among them is looked at. Whether a group differs cannot be foretold, so a branch
+/// for each would cost as much as comparing several.
+const GROUPS: usize = 64;
 
 /// Fills `changes` with every place where `new` differs from `old`, in order, and its new value.
 pub(super) fn changes(old: &[u16], new: &[u16], changes: &mut Vec<Change>) {
     changes.clear();
     let (old_groups, old_rest) = old.as_chunks::<GROUP>();
     let (new_groups, new_rest) = new.as_chunks::<GROUP>();
-    for (group, (old, new)) in old_groups.iter().zip(new_groups).enumerate() {
-        if differ(old, new) {
+    for (run, (old, new)) in old_groups.chunks(GROUPS).zip(new_groups.chunks(GROUPS)).enumerate() {
+        let mut differing = differing_groups(old, new);
+        while differing != 0 {
+            let group = differing.trailing_zeros() as usize;
+            differing &= differing - 1;
+            let (old, new, start) = (&old[group], &new[group], (run * GROUPS + group) * GROUP);
             let mut left = difference_bits(old, new);
             while left != 0 {
                 let place = left.trailing_zeros() as usize;
                 left &= left - 1;
-                changes.push(((group * GROUP + place) as u32, new[place]));
+                changes.push(((start + place) as u32, new[place]));
             }
         }
     }
@@ -26,6 +33,13 @@ pub(super) fn changes(old: &[u16], new: &[u16], changes: &mut Vec<Change>) {
             changes.push(((start + place) as u32, *new));
         }
     }
+}
+
+/// One bit for each group, set where they differ.
+#[inline(always)]
+fn differing_groups(old: &[[u16; GROUP]], new: &[[u16; GROUP]]) -> u64 {
+    let pairs = old.iter().zip(new).enumerate();
+    pairs.fold(0, |bits, (group, (old, new))| bits | u64::from(differ(old, new)) << group)
 }
 
 /// Without early exit, so that it compiles to a handful of vector instructions.

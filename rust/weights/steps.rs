@@ -6,7 +6,7 @@
 //! scale of the old value's exponent: `scale` lower bits and the sign are kept as they are; what is above is mostly 0 and is
 //! compressed. The reader has the old value at hand, since it must know it anyway.
 
-use super::bits::{BitReader, BitWriter};
+use super::bits::{BitWriter, bits_at};
 use crate::{Error, Result};
 
 const ZSTD_LEVEL: i32 = 1;
@@ -115,53 +115,57 @@ impl StepWriter {
 }
 
 /// Reads steps back.
-pub(super) struct StepReader {
+pub(super) struct StepReader<'a> {
     scales: [u8; EXPONENTS],
-    bits: BitReader,
+    bits: &'a [u8],
+    /// The next of `bits`.
+    next_bit: usize,
     highs: Vec<u8>,
+    /// The next step.
     next: usize,
-    longs: std::vec::IntoIter<u16>,
+    longs: std::slice::Iter<'a, [u8; 2]>,
 }
 
-impl StepReader {
+impl<'a> StepReader<'a> {
     /// Opens the four streams of at most `count` steps.
-    pub(super) fn new([scales, bits, highs, longs]: [&[u8]; 4], count: u64) -> Result<Self, String> {
+    pub(super) fn new([scales, bits, highs, longs]: [&'a [u8]; 4], count: u64) -> Result<Self, String> {
         let cap = usize::try_from(count).map_err(|error| error.to_string())?.div_ceil(HIGHS_A_BYTE);
         let (longs, rest) = longs.as_chunks::<2>();
         if !rest.is_empty() {
             return Err("half a long step".into());
         }
-        let longs: Vec<u16> = longs.iter().map(|long| u16::from_le_bytes(*long)).collect();
         let (scales, highs) = (read_scales(scales)?, decompress(highs, cap)?);
-        Ok(StepReader { scales, bits: BitReader::new(bits), highs, next: 0, longs: longs.into_iter() })
+        Ok(StepReader { scales, bits, next_bit: 0, highs, next: 0, longs: longs.iter() })
     }
 
-    /// Where the next step leads from `old`.
-    #[inline(always)]
-    pub(super) fn next(&mut self, old: u16) -> Result<u16, String> {
-        let scale = self.scales[exponent(old) as usize];
-        let word = self.bits.peek()?;
-        self.bits.skip(1 + u32::from(scale));
-        let four = self.highs.get(self.next / HIGHS_A_BYTE).ok_or("the steps end early")?;
-        let high = u16::from(*four >> (self.next % HIGHS_A_BYTE * 2)) & LONG;
-        self.next += 1;
-        let mut distance = high << scale | (word >> 1) as u16 & ((1 << scale) - 1);
-        if high == LONG {
-            distance = self.next_long()?;
+    /// Replaces each value by where the next step leads from it.
+    pub(super) fn read(&mut self, values: &mut [u16]) -> Result<(), String> {
+        for value in values {
+            let old = *value;
+            let scale = self.scales[exponent(old) as usize];
+            let word = bits_at(self.bits, self.next_bit);
+            self.next_bit += 1 + usize::from(scale);
+            let four = self.highs.get(self.next / HIGHS_A_BYTE).ok_or("the steps end early")?;
+            let high = u16::from(*four >> (self.next % HIGHS_A_BYTE * 2)) & LONG;
+            self.next += 1;
+            let mut distance = high << scale | (word >> 1) as u16 & ((1 << scale) - 1);
+            if high == LONG {
+                distance = self.next_long()?;
+            }
+            let (up, sign) = (distance.wrapping_add(1), (word as u16 & 1).wrapping_neg());
+            *value = from_monotone(monotone(old).wrapping_add((up ^ sign).wrapping_sub(sign)));
         }
-        let (up, sign) = (distance.wrapping_add(1), (word as u16 & 1).wrapping_neg());
-        Ok(from_monotone(monotone(old).wrapping_add((up ^ sign).wrapping_sub(sign))))
+        Ok(())
     }
 
-    #[cold]
     fn next_long(&mut self) -> Result<u16, String> {
-        Ok(self.longs.next().ok_or("the long steps end early")?)
+        Ok(u16::from_le_bytes(*self.longs.next().ok_or("the long steps end early")?))
     }
 
-    /// Whether all was read.
+    /// Whether all was read, and no more.
     pub(super) fn is_at_end(&self) -> bool {
         let all_highs = self.next.div_ceil(HIGHS_A_BYTE) == self.highs.len();
-        all_highs && self.bits.is_at_end() && self.longs.len() == 0
+        all_highs && self.next_bit.div_ceil(8) == self.bits.len() && self.longs.len() == 0
     }
 }
 
@@ -225,7 +229,9 @@ mod tests {
         pairs.iter().for_each(|&(old, new)| writer.push(old, new));
         let streams = writer.finish().unwrap();
         let mut reader = StepReader::new(streams.each_ref().map(|stream| &stream[..]), pairs.len() as u64).unwrap();
-        assert!(pairs.iter().all(|&(old, new)| reader.next(old) == Ok(new)));
+        let (mut values, news): (Vec<u16>, Vec<u16>) = pairs.into_iter().unzip();
+        reader.read(&mut values).unwrap();
+        assert!(values == news);
         assert!(reader.is_at_end());
     }
 
