@@ -13,10 +13,21 @@ fn stage_patch(target: &[u16], bytes: &[u8], hashes: Option<&[u64]>) -> Result<S
     patch::stage_patch(target, bytes, hashes, Interrupt::never())
 }
 
+/// In place; makes sure that staging first comes to the same, and that an error leaves the target alone.
 fn apply_patch(target: &mut [u16], bytes: &[u8]) -> Result<u64> {
-    let staged = stage_patch(target, bytes, None)?;
-    staged.commit(target)?;
-    Ok(staged.changes)
+    let mut staged_target = target.to_vec();
+    let staged = stage_patch(target, bytes, None);
+    let applied = patch::apply_patch(target, bytes, None, Interrupt::never());
+    match (&staged, &applied) {
+        (Ok(staged), Ok(applied)) => {
+            staged.commit(&mut staged_target)?;
+            assert_eq!((staged.changes, &staged.hashes), (applied.changes, &applied.hashes));
+        }
+        (Err(staged), Err(applied)) => assert_eq!(staged.to_string(), applied.to_string()),
+        _ => panic!("staged: {:?}, applied: {applied:?}", staged.map(|staged| staged.changes)),
+    }
+    assert!(staged_target == target);
+    applied.map(|applied| applied.changes)
 }
 
 fn chunk_hashes(data: &[u16]) -> Vec<u64> {
@@ -201,6 +212,36 @@ fn resealed(mut patch: Vec<u8>) -> Vec<u8> {
         *crc = crc32c::crc32c(body).to_le_bytes();
     }
     patch
+}
+
+#[test]
+fn what_was_changed_before_damage_is_found_is_put_back() {
+    let mut random = Random(13);
+    let elements = 3 * CHUNK_ELEMENTS + 7;
+    let old = random.patterns(elements);
+    let mut new = old.clone();
+    let changed_one_in = |place: usize| [40, 2, 300, 1][place / CHUNK_ELEMENTS];
+    let places = (0..elements).filter(|&place| random.next().is_multiple_of(changed_one_in(place)));
+    places.for_each(|place| new[place] ^= 3);
+    let patch = encode_patch(&old, &new, None).unwrap().bytes;
+    let mut target = old.clone();
+    let new_hash = 16..24;
+    for damaged_at in new_hash.chain([patch.len() - 5]) {
+        let mut damaged = patch.clone();
+        damaged[damaged_at] ^= 0x10;
+        assert!(apply_patch(&mut target, &resealed(damaged)).is_err());
+        assert!(target == old, "byte {damaged_at}");
+    }
+    apply_patch(&mut target, &patch).unwrap();
+    assert!(target == new);
+}
+
+#[test]
+fn a_patch_of_another_format_is_refused_by_its_number() {
+    let mut patch = encode_patch(&[1, 2], &[1, 3], None).unwrap().bytes;
+    patch[7] = 2;
+    let error = apply_patch(&mut [1, 2], &resealed(patch)).unwrap_err();
+    assert!(error.to_string().contains("it is of format 2, this reads format 3"), "{error}");
 }
 
 proptest! {

@@ -119,6 +119,39 @@ impl<'a> LaneUpdate<'a> {
     }
 }
 
+/// Elements of a lane.
+const LANE_ELEMENTS: usize = LANE_BYTES / 2;
+
+/// Exchanges the elements of `memory` at `places`, in order, for `values`; returns its hash then, from that before.
+pub(super) fn exchange(mut hash: u64, memory: &mut [u16], places: &[u32], values: &mut [u16]) -> u64 {
+    let (lanes, rest) = memory.as_chunks_mut::<LANE_ELEMENTS>();
+    for (&place, value) in places.iter().zip(values) {
+        let (index, element) = (place as usize / LANE_ELEMENTS, place % LANE_ELEMENTS as u32);
+        let difference = match lanes.get_mut(index) {
+            Some(lane) => exchange_in_lane(lane, index, element, value),
+            None => {
+                let mut lane = [0; LANE_ELEMENTS];
+                lane[..rest.len()].copy_from_slice(rest);
+                let difference = exchange_in_lane(&mut lane, index, element, value);
+                rest.copy_from_slice(&lane[..rest.len()]);
+                difference
+            }
+        };
+        hash = hash.wrapping_add(difference);
+    }
+    hash
+}
+
+/// Returns what is added to the hash.
+#[inline(always)]
+fn exchange_in_lane(lane: &mut [u16; LANE_ELEMENTS], index: usize, element: u32, value: &mut u16) -> u64 {
+    let (before, shift, key) = (bytemuck::cast::<_, u64>(*lane), element * 16, KEYS[index % LANES]);
+    let old = (before >> shift) as u16;
+    let after = before ^ u64::from(old ^ *value) << shift;
+    (*lane, *value) = (bytemuck::cast(after), old);
+    lane_term(after, key).wrapping_sub(lane_term(before, key)).wrapping_mul(multiplier(index / LANES))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

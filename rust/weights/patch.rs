@@ -16,7 +16,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::dense;
-use super::hash::{LaneUpdate, state_hash};
+use super::hash::{LaneUpdate, exchange, state_hash};
 use super::sparse::{Changes, Rice, SparseReader, SparseWriter};
 use super::{CHUNK_ELEMENTS, scan};
 use crate::{Error, Interrupt, Result};
@@ -145,7 +145,18 @@ pub fn stage_patch(
     let mut chunks = Vec::new();
     for (index, (old, hash)) in target.chunks(CHUNK_ELEMENTS).zip(&mut hashes).enumerate() {
         poll(index, interrupt)?;
-        chunks.extend(reader.next_chunk(old, hash).map_err(damaged)?.map(|staged| (index, staged)));
+        let staged = match reader.next_chunk(old).map_err(damaged)? {
+            Next::Same => continue,
+            Next::Changes(changes) => {
+                *hash = updated_hash(*hash, old, changes.iter());
+                StagedChunk::Changes(changes.clone())
+            }
+            Next::Whole(new) => {
+                *hash = state_hash(bytemuck::cast_slice(&new));
+                StagedChunk::Whole(new)
+            }
+        };
+        chunks.push((index, staged));
     }
     let changes = reader.finish(&hashes)?;
     Ok(StagedPatch { chunks, elements: target.len(), hashes, changes })
@@ -160,23 +171,60 @@ pub fn apply_patch(
     interrupt: Interrupt<'_>,
 ) -> Result<Applied> {
     let (mut reader, mut hashes) = PatchReader::open(target, patch, base_hashes, interrupt)?;
-    let mut undo = StagedPatch { chunks: Vec::new(), elements: target.len(), hashes: Vec::new(), changes: 0 };
+    let mut undo = Undo::default();
     let apply = || {
         for (index, (chunk, hash)) in target.chunks_mut(CHUNK_ELEMENTS).zip(&mut hashes).enumerate() {
             poll(index, interrupt)?;
-            if let Some(mut staged) = reader.next_chunk(chunk, hash).map_err(damaged)? {
-                staged.swap(chunk);
-                undo.chunks.push((index, staged));
+            match reader.next_chunk(chunk).map_err(damaged)? {
+                Next::Same => {}
+                Next::Changes(Changes { places, values }) => {
+                    *hash = exchange(*hash, chunk, places, values);
+                    undo.values.extend_from_slice(values);
+                }
+                Next::Whole(mut new) => {
+                    *hash = state_hash(bytemuck::cast_slice(&new));
+                    new.swap_with_slice(chunk);
+                    undo.wholes.push(new);
+                }
             }
+            undo.chunks += 1;
         }
         reader.finish(&hashes)
     };
     match apply() {
         Ok(changes) => Ok(Applied { hashes, changes }),
         Err(error) => {
-            undo.commit(target)?;
+            undo.restore(target, patch).map_err(damaged)?;
             Err(error)
         }
+    }
+}
+
+/// What a target held where a patch has changed it. Where that is, the patch says: it is read again.
+#[derive(Default)]
+struct Undo {
+    /// Chunks gone through.
+    chunks: usize,
+    values: Vec<u16>,
+    wholes: Vec<Vec<u16>>,
+}
+
+impl Undo {
+    fn restore(self, target: &mut [u16], patch: &[u8]) -> Result<(), String> {
+        let (_, _, mut reader) = PatchReader::read(patch)?;
+        let (mut values, mut wholes) = (self.values.into_iter(), self.wholes.iter());
+        for chunk in target.chunks_mut(CHUNK_ELEMENTS).take(self.chunks) {
+            match read_entry(&mut reader.table)? {
+                (SPARSE, count) => {
+                    let parameter = take(&mut reader.table, 1)?[0];
+                    let places = reader.sparse.read_places(chunk.len(), count, parameter.into())?;
+                    places.iter().zip(&mut values).for_each(|(&place, value)| chunk[place as usize] = value);
+                }
+                (DENSE, _) => wholes.next().into_iter().for_each(|whole| chunk.copy_from_slice(whole)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -202,18 +250,11 @@ impl StagedPatch {
     }
 }
 
-impl StagedChunk {
-    /// Exchanges what `chunk` holds for what is staged.
-    fn swap(&mut self, chunk: &mut [u16]) {
-        match self {
-            StagedChunk::Whole(new) => new.swap_with_slice(chunk),
-            StagedChunk::Changes(changes) => {
-                let Changes { places, values } = changes;
-                let changes = places.iter().zip(values);
-                changes.for_each(|(&place, new)| std::mem::swap(new, &mut chunk[place as usize]));
-            }
-        }
-    }
+/// What the next chunk becomes.
+enum Next<'a> {
+    Same,
+    Changes(&'a mut Changes),
+    Whole(Vec<u16>),
 }
 
 /// Reads the chunks of a patch whose checksum, lengths and base are right, one after the other.
@@ -280,25 +321,22 @@ impl<'a> PatchReader<'a> {
         Ok((elements, base_hash, reader))
     }
 
-    /// What the next chunk becomes, unless it stays `old`; brings its hash up to date.
-    fn next_chunk(&mut self, old: &[u16], hash: &mut u64) -> Result<Option<StagedChunk>, String> {
+    /// What the next chunk, now `old`, becomes.
+    fn next_chunk(&mut self, old: &[u16]) -> Result<Next<'_>, String> {
         let number = self.num_chunks;
         self.num_chunks += 1;
         match read_entry(&mut self.table)? {
-            (EMPTY, 0) => Ok(None),
+            (EMPTY, 0) => Ok(Next::Same),
             (SPARSE, count) => {
                 let parameter = take(&mut self.table, 1)?[0];
-                let changes = self.sparse.read(old, count, parameter.into())?;
-                *hash = updated_hash(*hash, old, changes.iter());
                 self.changes += count;
-                Ok(Some(StagedChunk::Changes(changes)))
+                Ok(Next::Changes(self.sparse.read(old, count, parameter.into())?))
             }
             (DENSE, length) => {
                 let length = usize::try_from(length).map_err(|error| error.to_string())?;
                 let new = dense::decode(old, take(&mut self.dense, length)?)?;
-                *hash = state_hash(bytemuck::cast_slice(&new));
                 self.changes += old.iter().zip(&new).filter(|(old, new)| old != new).count() as u64;
-                Ok(Some(StagedChunk::Whole(new)))
+                Ok(Next::Whole(new))
             }
             (other, _) => Err(format!("chunk {number} has unknown coding {other}")),
         }

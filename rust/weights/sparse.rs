@@ -104,28 +104,35 @@ pub(super) struct SparseReader<'a> {
     quotients: &'a [u8],
     remainders: &'a [u8],
     steps: StepReader<'a>,
+    /// Those read last.
+    changes: Changes,
 }
 
 impl<'a> SparseReader<'a> {
     /// Opens the streams of a patch with at most `changes` changes.
     pub(super) fn new([quotients, remainders, steps @ ..]: [&'a [u8]; 6], changes: u64) -> Result<Self, String> {
-        Ok(SparseReader { quotients, remainders, steps: StepReader::new(steps, changes)? })
+        let steps = StepReader::new(steps, changes)?;
+        Ok(SparseReader { quotients, remainders, steps, changes: Changes::default() })
     }
 
     /// The next `count` changes, which belong to a chunk whose content is `old`.
-    pub(super) fn read(&mut self, old: &[u16], count: u64, parameter: u32) -> Result<Changes, String> {
-        let count = usize::try_from(count).ok().filter(|&count| count <= old.len() && parameter <= MAX_RICE);
-        let count = count.ok_or_else(|| format!("a chunk of {} elements with other changes", old.len()))?;
-        let places = self.read_places(old.len(), count, parameter)?;
+    pub(super) fn read(&mut self, old: &[u16], count: u64, parameter: u32) -> Result<&mut Changes, String> {
+        self.read_places(old.len(), count, parameter)?;
+        let Changes { places, values } = &mut self.changes;
         // A loop of its own, short enough for many of its scattered reads to be under way at once.
-        let mut values: Vec<u16> = places.iter().map(|&place| old[place as usize]).collect();
-        self.steps.read(&mut values)?;
-        Ok(Changes { places, values })
+        values.clear();
+        values.extend(places.iter().map(|&place| old[place as usize]));
+        self.steps.read(values)?;
+        Ok(&mut self.changes)
     }
 
-    /// The next `count` places, all of them below `elements`.
-    fn read_places(&mut self, elements: usize, count: usize, parameter: u32) -> Result<Vec<u32>, String> {
-        let mut places = Vec::with_capacity(count);
+    /// The next `count` places in a chunk of so many elements.
+    pub(super) fn read_places(&mut self, elements: usize, count: u64, parameter: u32) -> Result<&[u32], String> {
+        let count = usize::try_from(count).ok().filter(|&count| count <= elements && parameter <= MAX_RICE);
+        let count = count.ok_or_else(|| format!("a chunk of {elements} elements with other changes"))?;
+        let places = &mut self.changes.places;
+        places.clear();
+        places.reserve(count);
         let (parameter_bits, mask) = (parameter as usize, (1 << parameter) - 1);
         // The sums of quotients and of remainders up to a gap, and so the place behind it.
         let (mut start, mut end, mut remainders) = (0, 0, 0u64);
