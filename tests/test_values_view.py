@@ -118,3 +118,23 @@ def test_the_command_shows_annotated_responses_and_refuses_others(
     assert main(["values", "show", path, "12345"]) == 1
     (tmp_path / "empty").mkdir()
     assert main(["values", "show", str(tmp_path / "empty")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "is of no run: give the folder of its model by --model"),
+        (["--model", "nowhere"], "--model: nowhere holds no tokenizer"),
+        (["--model", "other"], "--model: other has another tokenizer than"),
+    ],
+)
+def test_responses_are_shown_by_the_tokenizer_of_their_store_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tokenizer.json").write_text("{}")
+    with TrajectoryStore.open(tmp_path / "store", tokenizer="the right one") as store:
+        (id,) = store.append([Trajectory("p", [1], [2], 0.0, "accepted", "online")])
+    assert main(["values", "show", "store", str(id), *words]) == 2
+    assert reason in capsys.readouterr().err

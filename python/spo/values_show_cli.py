@@ -16,7 +16,7 @@ from rich.table import Table
 from spo.config import ObjectiveConfig, read_resolved
 from spo.earlier import EarlierStore, locate_stores
 from spo.errors import ConfigError
-from spo.models import tokenizer_fingerprint
+from spo.models import tokenizer_files, tokenizer_fingerprint
 from spo.problems.tables import print_table
 from spo.reward import ACCEPTED_REWARD
 from spo.rundir import read_model
@@ -133,6 +133,8 @@ def _decoder(place: EarlierStore, fingerprint: str, model: Path | None) -> Decod
     if model is None and place.run_dir is None:
         raise ConfigError(f"{place.store} is of no run: give the folder of its model by --model")
     folder = model or Path(read_model(place.run_dir or place.store).path)
+    if not tokenizer_files(folder):
+        raise ConfigError(f"--model: {folder} holds no tokenizer; give the folder of the model of {place.store}")
     if tokenizer_fingerprint(folder) != fingerprint:
         raise ConfigError(f"--model: {folder} has another tokenizer than {place.store}; give the model of its run")
     try:
