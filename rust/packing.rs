@@ -34,7 +34,10 @@ pub fn pack(lengths: &[usize], budget: usize, row_multiple: usize) -> Result<Lay
     for at in order {
         let length = lengths[at];
         if length > budget {
-            return Err(Error::invalid(format!("sequence {at} has {length} tokens, token_budget is {budget}")));
+            return Err(Error::invalid(format!(
+                "sequence {at} has {length} tokens, token_budget is {budget}: raise token_budget to {length} or more, or \
+                 leave the sequence out"
+            )));
         }
         let row = used.iter().position(|used| budget - used >= length).unwrap_or_else(|| {
             used.push(0);

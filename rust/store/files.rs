@@ -69,9 +69,25 @@ pub struct Listing {
     pub attachments: Vec<u32>,
 }
 
+/// An error of the system's, with what to do about it where that is known.
+fn failure(what: String, error: io::Error) -> Error {
+    let remedy = match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+            "let this user read the store, and write to it unless it is opened with mode \"r\""
+        }
+        Some(libc::ELOOP) => "a link leads to itself: remove it",
+        Some(libc::ENOTDIR | libc::EEXIST) => {
+            "a file or broken link is where a directory must be: move it away, or name another"
+        }
+        Some(libc::EISDIR) => "a directory is where a file must be: move it away",
+        _ => return Error::io(what, error),
+    };
+    Error::io(format!("{what} ({remedy})"), error)
+}
+
 /// Lists the directory.
 pub fn list(directory: &Path) -> Result<Listing> {
-    let failed = |error| Error::io(format!("list the store {}", directory.display()), error);
+    let failed = |error| failure(format!("list the store {}", directory.display()), error);
     let mut listing = Listing::default();
     for entry in fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -95,7 +111,7 @@ pub fn list_segments(directory: &Path) -> Result<Vec<SegmentName>> {
 
 /// Opens one of the store's files for reading; another process must not keep it waiting, as the writer's end of a pipe may.
 pub fn open_file(path: &Path) -> Result<Option<File>> {
-    let failed = |error| Error::io(format!("read {}", path.display()), error);
+    let failed = |error| failure(format!("read {}", path.display()), error);
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -126,7 +142,7 @@ pub fn remove_abandoned(directory: &Path) -> Result<()> {
 
 /// Makes the directory (and its parents), durably.
 pub fn create_directory(directory: &Path) -> Result<()> {
-    let failed = |error| Error::io(format!("create the store {}", directory.display()), error);
+    let failed = |error| failure(format!("create the store {}", directory.display()), error);
     fs::create_dir_all(directory).map_err(failed)?;
     match directory.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent),
@@ -136,7 +152,7 @@ pub fn create_directory(directory: &Path) -> Result<()> {
 
 /// Creates `path` with `content`, locked, durable and complete, or not at all; `None` if something is there already.
 pub fn create_exclusive(path: &Path, content: &[u8]) -> Result<Option<File>> {
-    let failed = |error| Error::io(format!("create {}", path.display()), error);
+    let failed = |error| failure(format!("create {}", path.display()), error);
     let directory = path.parent().unwrap_or(Path::new("."));
     let temporary = new_file(directory);
     let create = || {
@@ -199,9 +215,10 @@ pub fn lock_for_compaction(directory: &Path) -> Result<File> {
     let file = File::open(&path).map_err(|error| Error::io(format!("open {}", path.display()), error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::Store(format!("{} is being compacted by another process", directory.display())))
-        }
+        Err(TryLockError::WouldBlock) => Err(Error::Store(format!(
+            "{} is being compacted by another process: wait until that is done",
+            directory.display()
+        ))),
         Err(TryLockError::Error(error)) => Err(Error::io(format!("lock {}", path.display()), error)),
     }
 }
@@ -214,7 +231,7 @@ fn new_file(directory: &Path) -> PathBuf {
 
 /// Opens and locks a live segment for writing; `None` if another writer has it or it has just been sealed.
 pub fn adopt(path: &Path) -> Result<Option<File>> {
-    let failed = |error| Error::io(format!("open {}", path.display()), error);
+    let failed = |error| failure(format!("open {}", path.display()), error);
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -239,7 +256,8 @@ pub fn adopt(path: &Path) -> Result<Option<File>> {
 pub fn rename_sealed(directory: &Path, number: u32, _locked: &File) -> Result<()> {
     let live = SegmentName { number, sealed: false }.path(directory);
     let sealed = SegmentName { number, sealed: true }.path(directory);
-    fs::rename(&live, sealed).map_err(|error| Error::io(format!("seal {}", live.display()), error))?;
+    fs::rename(&live, &sealed)
+        .map_err(|error| failure(format!("seal {} as {}", live.display(), sealed.display()), error))?;
     sync_directory(directory)
 }
 

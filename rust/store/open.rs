@@ -65,6 +65,9 @@ impl Options {
 }
 
 pub(super) fn open(directory: &Path, options: Options, interrupt: Interrupt<'_>) -> Result<Store> {
+    if directory.as_os_str().is_empty() {
+        return Err(Error::invalid("path of the store is empty: name a directory"));
+    }
     let append = options.mode == Mode::Append;
     if append && options.on_damage == OnDamage::Skip {
         return Err(Error::invalid("damage can only be skipped with mode \"r\""));
