@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spo.replay import Batch, NotEnough, ReplayBuffer
+from spo.replay import Batch, NotEnough, ReplayBuffer, pack
 from spo.store import StoreError, Trajectory, TrajectoryStore
 
 
@@ -132,6 +132,8 @@ def test_one_that_is_too_long_is_named() -> None:
     with pytest.raises(ValueError, match=r"trajectory 17 of problem .* token_budget is 20"):
         buffer.sample(1, 0, token_budget=20)
     assert len(buffer) == 1
+    with pytest.raises(ValueError, match=r"trajectory 17 of problem .*batch\.token_budget of a run. to 51 or more"):
+        pack([make(0, response_tokens=range(50))], [17], [1], token_budget=20)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 use std::sync::Once;
 
 use super::Item;
-use crate::error::Result;
-use crate::packing::{Layout, pack};
+use crate::error::{Error, Result};
+use crate::packing::pack;
 use crate::trajectory::Trajectory;
 
 pub use crate::packing::Place;
@@ -46,29 +46,79 @@ impl Batch {
     pub fn pack(items: Vec<(Item, u32)>, token_budget: usize, row_multiple: usize) -> Result<Self> {
         KEEPING_MEMORY.call_once(keep_freed_memory);
         let lengths: Vec<usize> = items.iter().map(|(item, _)| item.trajectory.num_tokens()).collect();
+        if let Some((item, _)) = items.iter().find(|(item, _)| item.trajectory.num_tokens() > token_budget) {
+            return Err(too_long(item, token_budget));
+        }
         let layout = pack(&lengths, token_budget, row_multiple)?;
-        let page = Page::new(&items, &layout, token_budget);
-        Ok(Batch {
-            tokens: page.filled(0, |array, _, trajectory| {
-                array.extend_from_slice(&trajectory.prompt_tokens);
-                array.extend_from_slice(&trajectory.response_tokens);
-            }),
-            position_ids: page.filled(0, |array, _, trajectory| array.extend(0..trajectory.num_tokens() as i32)),
-            segment_ids: page.filled(PADDING, |array, at, trajectory| {
-                array.resize(array.len() + trajectory.num_tokens(), at as i32);
-            }),
-            response_mask: page.filled(false, |array, _, trajectory| {
-                array.resize(array.len() + trajectory.prompt_tokens.len(), false);
-                array.resize(array.len() + trajectory.response_tokens.len(), true);
-            }),
-            behavior_logprobs: page.logprobs(|trajectory| trajectory.behavior_logprobs.as_deref()),
-            reference_logprobs: page.logprobs(|trajectory| trajectory.reference_logprobs.as_deref()),
+        let each =
+            |has: fn(&Trajectory) -> bool| !items.is_empty() && items.iter().all(|(item, _)| has(&item.trajectory));
+        let size = layout.rows * token_budget;
+        let logprobs = |are_there: bool| are_there.then(|| Vec::with_capacity(size));
+        let mut batch = Batch {
             rows: layout.rows,
             width: token_budget,
+            tokens: Vec::with_capacity(size),
+            position_ids: Vec::with_capacity(size),
+            segment_ids: Vec::with_capacity(size),
+            response_mask: Vec::with_capacity(size),
+            behavior_logprobs: logprobs(each(|trajectory| trajectory.behavior_logprobs.is_some())),
+            reference_logprobs: logprobs(each(|trajectory| trajectory.reference_logprobs.is_some())),
             places: layout.places,
-            items,
-        })
+            items: Vec::new(),
+        };
+        let starts = batch.places.iter().map(|place| place.row * token_budget + place.start);
+        let mut order: Vec<(usize, usize)> = starts.zip(0..).filter(|&(_, at)| lengths[at] > 0).collect();
+        order.sort_unstable();
+        for (start, at) in order {
+            batch.pad(start);
+            batch.put(at as i32, &items[at].0.trajectory);
+        }
+        batch.pad(size);
+        Ok(Batch { items, ..batch })
     }
+
+    /// Adds the trajectory `at` behind what is there. The arrays are filled together, once and from front to back, rather
+    /// than cleared first.
+    fn put(&mut self, at: i32, trajectory: &Trajectory) {
+        let response_start = self.tokens.len() + trajectory.prompt_tokens.len();
+        let end = response_start + trajectory.response_tokens.len();
+        self.tokens.extend_from_slice(&trajectory.prompt_tokens);
+        self.tokens.extend_from_slice(&trajectory.response_tokens);
+        let columns = [
+            (&mut self.behavior_logprobs, &trajectory.behavior_logprobs),
+            (&mut self.reference_logprobs, &trajectory.reference_logprobs),
+        ];
+        for (array, values) in columns {
+            if let (Some(array), Some(values)) = (array, values) {
+                array.resize(response_start, 0.0);
+                array.extend_from_slice(values);
+            }
+        }
+        self.position_ids.extend(0..trajectory.num_tokens() as i32);
+        self.segment_ids.resize(end, at);
+        self.response_mask.resize(response_start, false);
+        self.response_mask.resize(end, true);
+    }
+
+    /// Adds padding up to `end`.
+    fn pad(&mut self, end: usize) {
+        self.tokens.resize(end, 0);
+        self.position_ids.resize(end, 0);
+        self.segment_ids.resize(end, PADDING);
+        self.response_mask.resize(end, false);
+        for array in [&mut self.behavior_logprobs, &mut self.reference_logprobs].into_iter().flatten() {
+            array.resize(end, 0.0);
+        }
+    }
+}
+
+/// What a trajectory is refused with that fits no row.
+pub fn too_long(item: &Item, token_budget: usize) -> Error {
+    let (id, problem, tokens) = (item.id, &item.trajectory.problem_id, item.trajectory.num_tokens());
+    Error::invalid(format!(
+        "trajectory {id} of problem {problem:?} has {tokens} tokens, token_budget is {token_budget}: raise token_budget \
+         (batch.token_budget of a run) to {tokens} or more, or leave the trajectory out"
+    ))
 }
 
 /// Has the C library keep the memory of arrays that are freed. As it is, it gives megabytes back to the system, and to map
@@ -76,46 +126,4 @@ impl Batch {
 /// freed, it keeps twice as much (`M_MMAP_THRESHOLD` in mallopt(3)); nothing is touched for it.
 fn keep_freed_memory() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(LEARNT_BYTES)));
-}
-
-/// What all arrays of a batch have in common: which trajectories lie where.
-struct Page<'a> {
-    /// `[B]`: index in the batch, first element and trajectory, in the order in which they lie.
-    order: Vec<(usize, usize, &'a Trajectory)>,
-    /// R·T.
-    size: usize,
-}
-
-impl<'a> Page<'a> {
-    fn new(items: &'a [(Item, u32)], layout: &Layout, width: usize) -> Self {
-        let starts = layout.places.iter().map(|place| place.row * width + place.start);
-        let placed = items.iter().zip(starts).enumerate();
-        let mut order: Vec<_> = placed.map(|(at, ((item, _), start))| (at, start, &*item.trajectory)).collect();
-        // Empty trajectories lie where others begin, and come before them.
-        order.sort_unstable_by_key(|&(at, start, trajectory)| (start, trajectory.num_tokens(), at));
-        Page { order, size: layout.rows * width }
-    }
-
-    /// An array that is written once, from front to back, rather than cleared first: `put` appends what it has of a
-    /// trajectory, `padding` is what lies between.
-    fn filled<T: Copy>(&self, padding: T, put: impl Fn(&mut Vec<T>, usize, &Trajectory)) -> Vec<T> {
-        let mut array = Vec::with_capacity(self.size);
-        for &(at, start, trajectory) in &self.order {
-            array.resize(start, padding);
-            put(&mut array, at, trajectory);
-        }
-        array.resize(self.size, padding);
-        array
-    }
-
-    /// A column of log-probabilities, if every trajectory has it.
-    fn logprobs(&self, of: fn(&Trajectory) -> Option<&[f32]>) -> Option<Vec<f32>> {
-        let all = !self.order.is_empty() && self.order.iter().all(|(.., trajectory)| of(trajectory).is_some());
-        all.then(|| {
-            self.filled(0.0, |array, _, trajectory| {
-                array.resize(array.len() + trajectory.prompt_tokens.len(), 0.0);
-                array.extend_from_slice(of(trajectory).unwrap_or_default());
-            })
-        })
-    }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::batch::Batch;
+use super::batch::{Batch, too_long};
 use super::card::Card;
 use super::contents::Contents;
-use super::plan::{Plan, Request, too_long};
+use super::plan::{Plan, Request};
 use super::window::{Bounds, Entry};
 use super::{Counters, Item, ONLINE, mix};
 use crate::error::{Error, Result};
@@ -75,11 +75,8 @@ impl ReplayBuffer {
         let wanted = plan.cards().map(|(card, source, _)| (card.id, source));
         if let Some((card, source, _)) = plan.cards().find(|(card, ..)| card.num_tokens as usize > request.token_budget)
         {
-            return Err(too_long(
-                card,
-                &contents.memory.fetch([(card.id, source)].into_iter(), interrupt)?[0],
-                request,
-            ));
+            let trajectory = contents.memory.fetch([(card.id, source)].into_iter(), interrupt)?.remove(0);
+            return Err(too_long(&Item { id: card.id, trajectory }, request.token_budget));
         }
         let trajectories = contents.memory.fetch(wanted, interrupt)?;
         let uses = plan.cards().map(|(card, _, uses)| (card.id, uses));

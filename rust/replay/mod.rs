@@ -19,6 +19,7 @@ mod plan;
 pub mod pool;
 pub mod random;
 pub mod shuffle;
+mod smallest;
 pub mod state;
 pub mod window;
 

@@ -29,15 +29,17 @@ impl Order {
         matches!(self, Order::Oldest | Order::Uniform)
     }
 
-    /// Where trajectories stand in the queue, in the order given: the smallest is drawn first.
-    pub fn turns(self, trajectories: impl Iterator<Item = Standing>, random: &mut Random) -> Vec<u64> {
+    /// Where a trajectory stands in the queue: the smallest is drawn first. `None` if that surely is above `limit`. Takes
+    /// from `random` the same whatever the limit.
+    #[inline]
+    pub fn turn(self, one: Standing, limit: u64, random: &mut Random) -> Option<u64> {
         match self {
-            Order::Oldest => trajectories.map(|one| one.min_policy_version).collect(),
-            Order::Uniform => trajectories.map(|_| random.bits()).collect(),
+            Order::Oldest => Some(one.min_policy_version),
+            Order::Uniform => Some(random.bits()),
             Order::Recent { half_life } => {
-                weighted(trajectories.map(|one| -(one.age as f64) / half_life * std::f64::consts::LN_2), random)
+                weighted(-(one.age as f64) / half_life * std::f64::consts::LN_2, limit, random.bits())
             }
-            Order::Priority { exponent } => weighted(trajectories.map(|one| one.log_priority * exponent), random),
+            Order::Priority { exponent } => weighted(one.log_priority * exponent, limit, random.bits()),
         }
     }
 }
@@ -53,20 +55,26 @@ pub struct Standing {
     pub log_priority: f64,
 }
 
-/// Keys that are smallest with a chance in proportion to the weight: ln(−ln u) − ln w, as integers of the same order. In
-/// passes over arrays, which become vector instructions.
-fn weighted(log_weights: impl Iterator<Item = f64>, random: &mut Random) -> Vec<u64> {
-    let log_weights: Vec<f64> = log_weights.collect();
+/// A key that is smallest with a chance in proportion to the weight: ln(−ln u) − ln w, as an integer of the same order.
+/// `None` if it surely is above `limit`, which for most is told without a logarithm.
+#[inline]
+fn weighted(log_weight: f64, limit: u64, bits: u64) -> Option<u64> {
     // Of 53 bits, and neither 0 nor 1: both logarithms are finite.
-    let uniform = || ((random.bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    let mut keys: Vec<f64> = std::iter::repeat_with(uniform).take(log_weights.len()).collect();
-    for key in &mut keys {
-        *key = -ln(*key);
+    let uniform = ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    // −ln u ≥ 1 − u, which is at least the power of two in it. Rounded differences are in the order of exact ones.
+    let least = f64::from(exponent(1.0 - uniform)) * std::f64::consts::LN_2 - ROUNDING;
+    if ordered(least - log_weight) > limit {
+        return None;
     }
-    for key in &mut keys {
-        *key = ln(*key);
-    }
-    keys.iter().zip(log_weights).map(|(key, log_weight)| ordered(key - log_weight)).collect()
+    Some(ordered(ln(-ln(uniform)) - log_weight))
+}
+
+/// More than what rounding may add to a logarithm of a key.
+const ROUNDING: f64 = 1e-9;
+
+/// The power of two in a positive normal number.
+fn exponent(value: f64) -> i32 {
+    (value.to_bits() >> 52) as i32 - 1023
 }
 
 /// Maps floating-point numbers to integers that compare as they do.
@@ -97,7 +105,7 @@ pub fn ln(value: f64) -> f64 {
     let mantissa = f64::from_bits(bits & ((1 << 52) - 1) | 1023 << 52);
     let is_upper = mantissa > std::f64::consts::SQRT_2;
     let mantissa = if is_upper { mantissa * 0.5 } else { mantissa };
-    let exponent = f64::from((bits >> 52) as i32 - 1023 + i32::from(is_upper));
+    let exponent = f64::from(exponent(value) + i32::from(is_upper));
     // ln m = 2 artanh((m − 1) / (m + 1)), with an argument of at most 0.172.
     let ratio = (mantissa - 1.0) / (mantissa + 1.0);
     let square = ratio * ratio;
@@ -114,6 +122,21 @@ mod tests {
         for value in [1e-300, 1e-17, 0.1, 0.5, 0.999_999, 1.0, 1.5, 2.0, 12345.678, 1e300] {
             assert!((ln(value) - value.ln()).abs() <= 1e-14 * value.ln().abs().max(1.0), "{value}");
         }
+    }
+
+    #[test]
+    fn only_turns_above_the_limit_are_passed_over() {
+        let mut random = Random::new(1, "limits");
+        let passed = (0..10_000).filter(|at| {
+            let (bits, log_weight) = (random.bits(), f64::from(at % 23 - 11) * 1e3f64.powi(at % 5));
+            let turn = weighted(log_weight, u64::MAX, bits).expect("nothing is above");
+            assert!(weighted(log_weight, turn, bits) == Some(turn), "{bits} {log_weight}");
+            let limit = weighted(log_weight, u64::MAX, random.bits()).expect("nothing is above");
+            let told = weighted(log_weight, limit, bits);
+            assert!(told == Some(turn) || turn > limit, "{bits} {log_weight} {limit}");
+            told.is_none()
+        });
+        assert!(passed.count() > 2_000);
     }
 
     #[test]

@@ -7,7 +7,6 @@ use super::contents::Contents;
 use super::mix::{self, Unit};
 use super::{ONLINE, Quota, pool, window};
 use crate::error::{Error, Result};
-use crate::trajectory::Trajectory;
 
 /// What a batch shall be like.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,12 +104,4 @@ impl Plan {
         enough(ONLINE, count, window.cards.len())?;
         Ok(Plan { window, pools, owed: BTreeMap::new() })
     }
-}
-
-/// What a drawn trajectory is refused with that fits no row.
-pub fn too_long(card: Card, trajectory: &Trajectory, request: &Request) -> Error {
-    Error::invalid(format!(
-        "trajectory {} of problem {:?} has {} tokens, token_budget is {}: raise it or add none so long",
-        card.id, trajectory.problem_id, card.num_tokens, request.token_budget
-    ))
 }

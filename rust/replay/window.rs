@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use super::card::{Card, whole_groups};
 use super::order::{Order, Standing, ln};
 use super::random::Random;
+use super::smallest::Smallest;
 use super::{Counters, Quota};
 
 /// An online trajectory and how often it has been drawn.
@@ -68,6 +69,8 @@ pub struct Draw {
     /// The cards with the number of their use, from 1.
     pub cards: Vec<(Card, u32)>,
     random: Random,
+    /// Whether no entry was used up or too stale.
+    all_usable: bool,
 }
 
 impl Window {
@@ -92,37 +95,42 @@ impl Window {
 
     /// Plans to draw the first entries of the queue, in whole groups where asked for; fewer, if there are fewer.
     pub fn plan(&self, quota: Quota, policy_version: u64) -> Draw {
-        let mut random = self.random.clone();
-        let order = self.bounds.order;
-        let entries = self.entries.iter().enumerate().filter(|(_, entry)| self.usable(entry, policy_version));
-        let turns = order.turns(entries.clone().map(|(_, entry)| entry.standing(policy_version)), &mut random);
+        let (mut random, order) = (self.random.clone(), self.bounds.order);
         // Uses where they count, then the turn, then the place, in one number, which is compared faster than three.
-        let key = |((place, entry), turn): ((usize, &Entry), u64)| {
+        let mut first = Smallest::new(if quota.group_size == 1 { quota.count } else { usize::MAX });
+        let mut all_usable = true;
+        let (older, newer) = self.entries.as_slices();
+        for (place, entry) in older.iter().chain(newer).enumerate() {
+            if !self.usable(entry, policy_version) {
+                all_usable = false;
+                continue;
+            }
             let uses = if order.least_used_first() { entry.uses } else { 0 };
-            u128::from(uses) << 96 | u128::from(turn) << 32 | u128::from(place as u32)
-        };
-        let mut usable: Vec<u128> = entries.zip(turns).map(key).collect();
-        if quota.group_size == 1 && quota.count < usable.len() {
-            // Only the first few need be in order.
-            usable.select_nth_unstable(quota.count);
-            usable.truncate(quota.count);
+            let limit = (first.limit() >> 32) as u64;
+            if let Some(turn) = order.turn(entry.standing(policy_version), limit, &mut random) {
+                first.offer(u128::from(uses) << 96 | u128::from(turn) << 32 | u128::from(place as u32));
+            }
         }
-        usable.sort_unstable();
-        let mut places: Vec<usize> = usable.into_iter().map(|turn| turn as u32 as usize).collect();
+        let mut places: Vec<usize> = first.sorted().into_iter().map(|number| number as u32 as usize).collect();
         if quota.group_size > 1 {
             let cards = places.iter().map(|&place| self.entries[place].card);
             places = whole_groups(cards, quota.group_size, quota.count).into_iter().map(|at| places[at]).collect();
         }
         let taken = |&place: &usize| (self.entries[place].card, self.entries[place].uses + 1);
-        Draw { cards: places.iter().map(taken).collect(), places, random }
+        Draw { cards: places.iter().map(taken).collect(), places, random, all_usable }
     }
 
     /// Makes a planned draw happen; entries that can never be drawn again leave, and are returned.
     pub fn apply(&mut self, draw: Draw, policy_version: u64, counters: &mut Counters) -> Vec<u64> {
+        let mut all_stay = draw.all_usable;
         for place in draw.places {
             self.entries[place].uses += 1;
+            all_stay &= self.entries[place].uses < self.bounds.max_uses;
         }
         self.random = draw.random;
+        if all_stay {
+            return Vec::new();
+        }
         let mut gone = Vec::new();
         let bounds = self.bounds;
         self.entries.retain(|entry| {
