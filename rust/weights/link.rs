@@ -19,6 +19,9 @@ use super::address::{beside, unix_path};
 /// The longest time that a wait goes on without looking at its deadline and at the stop flag.
 pub(super) const POLL: Duration = crate::Interrupt::POLL;
 
+/// What a UNIX socket takes before its writer waits: some pieces, so that both sides hash while the other copies.
+const UNIX_BUFFER_BYTES: usize = 1 << 20;
+
 /// Why a wait ended without what it waited for.
 #[derive(Debug)]
 pub(super) enum LinkError {
@@ -41,7 +44,10 @@ pub(super) struct Link<'a> {
 impl<'a> Link<'a> {
     /// Takes over a connected socket.
     pub(super) fn new(socket: OwnedFd, peer: String, stop: &'a AtomicBool) -> std::io::Result<Self> {
-        let _ = sockopt::set_tcp_nodelay(&socket, true); // a UNIX socket has no such setting
+        if sockopt::set_tcp_nodelay(&socket, true).is_err() {
+            // A UNIX socket has no such setting; and its buffer does not grow by itself.
+            let _ = sockopt::set_socket_send_buffer_size(&socket, UNIX_BUFFER_BYTES);
+        }
         sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(POLL))?;
         sockopt::set_socket_timeout(&socket, Timeout::Send, Some(POLL))?;
         Ok(Link { socket, peer, stop })

@@ -8,6 +8,7 @@
 //! | file | noun |
 //! | --- | --- |
 //! | `tensor` | dtype, local shard, and the memory of a full tensor |
+//! | `memory` | pages for what is large |
 //! | `manifest` | what one rank holds of one version |
 //! | `hash` | the position-sensitive hash of a state |
 //! | `version` | one published version in a rank's memory, cut into chunks |
@@ -34,6 +35,7 @@ pub mod hash;
 mod link;
 mod listen;
 mod manifest;
+mod memory;
 pub mod patch;
 mod publisher;
 mod scan;

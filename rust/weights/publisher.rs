@@ -44,6 +44,8 @@ struct Versions {
     kept: VecDeque<Arc<Version>>,
     /// Those that went while somebody was still being sent them, oldest first.
     outgoing: VecDeque<Arc<Version>>,
+    /// Memory of one that nobody needs any more: its pages are there already.
+    spare: Vec<u8>,
     /// Patches that lead from versions that went to kept ones.
     chain: Chain,
 }
@@ -63,11 +65,24 @@ pub struct WeightPublisher {
     address: String,
     config: PublisherConfig,
     shared: Arc<Shared>,
-    /// Held while a version is copied, so that publishes come one after another; holds memory to be used
-    /// again.
-    publishing: Mutex<Vec<u8>>,
+    /// Held while a version is copied, so that publishes come one after another.
+    publishing: Mutex<()>,
     /// Those that accept, and the one that makes patches.
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Versions {
+    /// Takes the memory of those that went and are no longer sent, and presses those that are sent for too long.
+    fn retire(&mut self) {
+        for old in std::mem::take(&mut self.outgoing) {
+            match Arc::try_unwrap(old) {
+                Ok(unused) => self.spare = unused.into_memory(),
+                Err(still_sent) => self.outgoing.push_back(still_sent),
+            }
+        }
+        let too_many = self.outgoing.len().saturating_sub(MAX_OUTGOING);
+        self.outgoing.iter().take(too_many).for_each(|version| version.revoke());
+    }
 }
 
 impl Shared {
@@ -105,9 +120,8 @@ impl Shared {
         (end.number() <= version.number() && bytes < version.num_bytes()).then(|| (steps, Arc::clone(end)))
     }
 
-    /// Makes `version` the newest and lets the oldest go; returns the memory of one that nobody needs any
-    /// more.
-    fn insert(&self, version: Arc<Version>, keep: usize) -> Option<Vec<u8>> {
+    /// Makes `version` the newest and lets the oldest go.
+    fn insert(&self, version: Arc<Version>, keep: usize) {
         let mut versions = self.lock();
         versions.kept.push_back(version);
         while versions.kept.len() > keep {
@@ -117,16 +131,14 @@ impl Shared {
             }
             versions.outgoing.extend(old);
         }
-        let mut spare = None;
-        for old in std::mem::take(&mut versions.outgoing) {
-            match Arc::try_unwrap(old) {
-                Ok(unused) => spare = Some(unused.into_memory()),
-                Err(still_sent) => versions.outgoing.push_back(still_sent),
-            }
-        }
-        let too_many = versions.outgoing.len().saturating_sub(MAX_OUTGOING);
-        versions.outgoing.iter().take(too_many).for_each(|version| version.revoke());
-        spare
+        versions.retire();
+    }
+
+    /// Memory for the next version: that of one which nobody needs any more, or none yet.
+    fn take_spare(&self) -> Vec<u8> {
+        let mut versions = self.lock();
+        versions.retire(); // those that were still sent when the last version came may have been let go since
+        std::mem::take(&mut versions.spare)
     }
 }
 
@@ -180,7 +192,7 @@ impl WeightPublisher {
     /// one. Returns when the copy is made: the caller may change its memory. An error or interrupt leaves the
     /// kept versions as they were.
     pub fn publish(&self, version: u64, shards: &[WeightShard<'_>], interrupt: Interrupt<'_>) -> Result<()> {
-        let mut memory = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.shared.closing.load(Ordering::Relaxed) {
             return Err(Error::Weights(format!("version {version} cannot be published: the publisher is closed")));
         }
@@ -196,9 +208,9 @@ impl WeightPublisher {
             world_size: self.config.world_size,
             shards: Vec::new(),
         };
-        let copied = Version::copy(manifest, shards, std::mem::take(&mut *memory), interrupt)?;
+        let copied = Version::copy(manifest, shards, self.shared.take_spare(), interrupt)?;
         let (before, copied) = (self.shared.newest_version(), Arc::new(copied));
-        *memory = self.shared.insert(Arc::clone(&copied), self.config.keep).unwrap_or_default();
+        self.shared.insert(Arc::clone(&copied), self.config.keep);
         if let Some(before) = before.filter(|_| self.shared.patches_wanted.load(Ordering::Relaxed)) {
             self.make_patches(before, copied);
         }

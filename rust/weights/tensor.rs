@@ -1,5 +1,6 @@
 //! What weights are made of: the dtype, a rank's local shard of a tensor, and the memory of a full tensor.
 
+use super::memory::prefer_huge_pages;
 use crate::{Error, Result};
 
 /// How one element is stored.
@@ -72,19 +73,17 @@ pub enum TensorData {
 impl TensorData {
     /// Zeroed memory for `elements` elements; an error where the system has not so much.
     pub(super) fn zeroed(dtype: DType, elements: usize, name: &str) -> Result<Self> {
-        // The probe makes running out of memory an error: `vec!` would abort, but alone gets pages that cost
-        // nothing until they are written.
-        let probe = match dtype {
-            DType::BFloat16 => Vec::<u16>::new().try_reserve_exact(elements),
-            DType::Float32 => Vec::<f32>::new().try_reserve_exact(elements),
+        // Pages that are zero anyway cost nothing until they are written; so they can still be asked to be huge.
+        fn zeroed<T: bytemuck::Zeroable>(elements: usize) -> Result<Vec<T>, ()> {
+            let mut memory = bytemuck::try_zeroed_vec(elements)?;
+            prefer_huge_pages(&mut memory);
+            Ok(memory)
+        }
+        let data = match dtype {
+            DType::BFloat16 => zeroed(elements).map(TensorData::BFloat16),
+            DType::Float32 => zeroed(elements).map(TensorData::Float32),
         };
-        probe.map_err(|error| {
-            Error::Weights(format!("no memory for the {elements} elements of tensor {name:?}: {error}"))
-        })?;
-        Ok(match dtype {
-            DType::BFloat16 => TensorData::BFloat16(vec![0; elements]),
-            DType::Float32 => TensorData::Float32(vec![0.0; elements]),
-        })
+        data.map_err(|()| Error::Weights(format!("no memory for the {elements} elements of tensor {name:?}")))
     }
 
     /// The memory as bytes.

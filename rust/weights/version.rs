@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::manifest::{Manifest, ShardInfo, rank_hash};
+use super::memory::prefer_huge_pages;
 use super::patch::encode_patch;
 use super::wire::{FrameKind, Header};
 use super::{WeightShard, state_hash};
@@ -45,9 +46,12 @@ impl Version {
         manifest.shards = shards.iter().map(ShardInfo::of).collect::<Result<_>>()?;
         let total = shards.iter().map(|shard| shard.data.len()).sum();
         memory.clear();
-        memory.try_reserve_exact(total).map_err(|error| {
-            Error::Weights(format!("no memory for a copy of version {} ({total} bytes): {error}", manifest.version))
-        })?;
+        if memory.capacity() < total {
+            memory.try_reserve_exact(total).map_err(|error| {
+                Error::Weights(format!("no memory for a copy of version {} ({total} bytes): {error}", manifest.version))
+            })?;
+            prefer_huge_pages(&mut memory);
+        }
         for piece in shards.iter().flat_map(|shard| shard.data.chunks(COPY_BYTES)) {
             interrupt.check()?;
             memory.extend_from_slice(piece);

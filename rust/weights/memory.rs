@@ -1,0 +1,19 @@
+//! Pages of large memory. A system that hands out 4 KiB at a time spends more on that than a socket does on filling them;
+//! it is asked for huge pages instead, which it may refuse.
+
+use rustix::mm::{Advice, madvise};
+
+/// The smallest page there is: advice begins at a multiple of it.
+const PAGE_BYTES: usize = 4096;
+/// Memory below it has no room for a huge page.
+const SMALLEST: usize = 4 << 20;
+
+/// Asks for huge pages for memory that has not been written to yet.
+pub(super) fn prefer_huge_pages<T>(memory: &mut Vec<T>) {
+    let (start, bytes) = (memory.as_mut_ptr().cast::<u8>(), memory.capacity() * size_of::<T>());
+    let before = start.align_offset(PAGE_BYTES);
+    if bytes >= SMALLEST && before < bytes {
+        // SAFETY: madvise of huge pages changes what backs the vector's own memory and leaves what it holds alone.
+        let _ = unsafe { madvise(start.wrapping_add(before).cast(), bytes - before, Advice::LinuxHugepage) };
+    }
+}
