@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use spo_core::Interrupt;
-use spo_core::weights::patch::{chunk_hashes, encode_patch, stage_patch};
+use spo_core::weights::apply::apply_patch;
+use spo_core::weights::patch::{chunk_hashes, encode_patch};
 use spo_core::weights::{DType, PublisherConfig, WeightPublisher, WeightShard, WeightSubscriber, state_hash};
 
 const BYTES: usize = 128 << 20;
@@ -164,12 +165,17 @@ fn patches(criterion: &mut Criterion) {
         group.bench_function("scan", |bencher| bencher.iter(|| count_changes(&old, black_box(&new))));
         group.bench_function("encode", |bencher| bencher.iter(encode));
         group.bench_function("encode int32 + bf16", |bencher| bencher.iter(|| encode_places_and_values(&old, &new)));
-        group.throughput(Throughput::Elements(patch.changes));
-        group.bench_function("stage", |bencher| {
-            bencher.iter(|| stage_patch(&old, &patch.bytes, Some(&base), Interrupt::never()).expect("a staged patch"));
+        let back = encode_patch(&new, &old, None, Interrupt::never()).expect("a patch");
+        group.throughput(Throughput::Elements(2 * patch.changes));
+        group.bench_function("apply, there and back", |bencher| {
+            bencher.iter(|| {
+                for (patch, base) in [(&patch, &base), (&back, &patch.hashes)] {
+                    let applied = apply_patch(&mut target, &patch.bytes, Some(base), Interrupt::never());
+                    black_box(applied.expect("the target is its base"));
+                }
+            });
         });
-        let staged = stage_patch(&old, &patch.bytes, Some(&base), Interrupt::never()).expect("a staged patch");
-        group.bench_function("commit", |bencher| bencher.iter(|| staged.commit(black_box(&mut target))));
+        group.throughput(Throughput::Elements(patch.changes));
         group.bench_function("scatter int32 + bf16", |bencher| {
             bencher.iter(|| places.iter().zip(&values).for_each(|(&place, &value)| target[place as usize] = value));
         });

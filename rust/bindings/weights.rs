@@ -6,8 +6,7 @@ use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use spo_core::weights::patch;
-use spo_core::weights::{self, Base, DType, PublisherConfig, TensorData, WeightShard};
+use spo_core::weights::{self, Base, DType, PublisherConfig, TensorData, WeightShard, apply, patch};
 
 use crate::errors::to_python;
 use crate::runtime::without_gil;
@@ -189,7 +188,7 @@ fn apply_patch<'py>(
     let target = flat_mut(&mut target, "target")?;
     let kept = hashes.as_mut().map(|hashes| flat_mut(hashes, "hashes")).transpose()?;
     without_gil(py, |interrupt| {
-        let applied = patch::apply_patch(target, patch, kept.as_deref(), interrupt)?;
+        let applied = apply::apply_patch(target, patch, kept.as_deref(), interrupt)?;
         kept.into_iter().for_each(|kept| kept.copy_from_slice(&applied.hashes));
         Ok(applied.changes)
     })

@@ -1,7 +1,8 @@
 //! Codings of a chunk in which much has changed: the smallest of a bitmap with steps, the xor of both states, and the new
 //! state as it is. The first byte says which.
 
-use super::patch::{Change, take};
+use super::apply::take;
+use super::patch::Change;
 use super::steps::{compress, decompress, from_monotone, monotone, step_between};
 use crate::Result;
 

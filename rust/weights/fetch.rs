@@ -4,11 +4,11 @@
 
 use std::time::Instant;
 
+use super::apply::apply_patch;
 use super::exchange::{Attempt, Begun, Failure, Fetch};
 use super::hash::StateHasher;
 use super::link::{Link, LinkError};
 use super::manifest::{Manifest, rank_hash};
-use super::patch::apply_patch;
 use super::wire::{FrameKind, Request};
 use super::{CHUNK_ELEMENTS, DType, state_hash};
 use crate::{Error, Interrupt};

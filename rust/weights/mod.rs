@@ -17,7 +17,8 @@
 //! | `address`, `listen` | where a publisher is found; its listening sockets |
 //! | `link` | a socket whose every wait has a deadline and can be called off |
 //! | `publisher`, `chain`, `serve` | keeping versions, and patches between those gone; answering one connection |
-//! | `patch`, `scan`, `sparse`, `steps`, `bits`, `dense` | what changed between two states, found, coded and applied |
+//! | `patch`, `scan`, `sparse`, `steps`, `bits`, `dense` | what changed between two states, found and coded |
+//! | `apply` | the same, read and put in place |
 //! | `subscriber`, `fetch`, `exchange` | a whole version; one rank's part of it; one exchange, retried |
 //! | `snapshot` | assembling and coverage |
 //!
@@ -25,6 +26,7 @@
 //! keeps strangers out, it does not hide or authenticate the stream against someone who owns the network.
 
 mod address;
+pub mod apply;
 mod bits;
 mod chain;
 mod dense;

@@ -6,8 +6,9 @@
 //! numbers are the ones of a word, the lower bits lie at multiples of `k`.
 
 use super::CHUNK_ELEMENTS;
+use super::apply::take;
 use super::bits::{BitWriter, bits_at, word_at};
-use super::patch::{Change, take};
+use super::patch::Change;
 use super::steps::{self, StepReader, StepWriter};
 use crate::Result;
 
@@ -91,12 +92,6 @@ pub(super) struct Changes {
     /// Ascending, each below the chunk's length.
     pub(super) places: Vec<u32>,
     pub(super) values: Vec<u16>,
-}
-
-impl Changes {
-    pub(super) fn iter(&self) -> impl Iterator<Item = Change> {
-        self.places.iter().copied().zip(self.values.iter().copied())
-    }
 }
 
 /// Reads the changes of sparse chunks back.
