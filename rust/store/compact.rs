@@ -12,7 +12,7 @@ use super::index::LateRow;
 use super::rewrite::{Part, rewrite};
 use super::shard::{MAX_SEGMENT_RECORDS, SegmentHeader};
 use super::state::State;
-use super::{Store, lock, open};
+use super::{Store, lock, seal};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 
@@ -76,7 +76,7 @@ impl Store {
         let mut writer = lock(self.writer()?);
         self.poison.check()?;
         self.rotate(&mut writer)?;
-        open::seal_abandoned(&self.directory, &mut self.state_mut(), interrupt)
+        seal::seal_abandoned(&self.directory, &mut self.state_mut(), interrupt)
     }
 
     fn own_bytes(&self) -> u64 {

@@ -6,17 +6,16 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
+use super::durable::{Pending, Poison, SyncFn};
 use super::files::{self, SegmentName};
 use super::id::MAX_SEGMENT_NUMBER;
-use super::shard::{FRAME_HEADER_BYTES, FrameHeader, Kind, SegmentHeader, trailer};
+use super::seal::sealing;
+use super::shard::{FRAME_HEADER_BYTES, FrameHeader, Kind, SegmentHeader};
 use crate::error::{Error, Result};
 use crate::trajectory::record::{Encoded, Places, tables_frame};
 use crate::trajectory::tables::Tables;
-
-/// Makes a file's content durable; replaced in tests of what happens when that fails.
-pub type SyncFn = Arc<dyn Fn(&File) -> std::io::Result<()> + Send + Sync>;
 
 /// The writer's segment and how far it is written.
 pub struct Writer {
@@ -252,58 +251,6 @@ impl Writer {
 
     fn path(&self) -> PathBuf {
         SegmentName { number: self.number, sealed: false }.path(&self.directory)
-    }
-}
-
-/// What seals a segment whose frames end at `end`: a footer frame and the trailer.
-pub fn sealing(end: u64, sequence: u32, time_us: u64, footer: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(footer.len() + FRAME_HEADER_BYTES);
-    FrameHeader::of(Kind::Footer, true, sequence, time_us, footer).put(footer, &mut bytes);
-    bytes.extend_from_slice(&trailer(end));
-    bytes
-}
-
-/// A sync that is due.
-pub struct Pending {
-    /// Segment it is about.
-    pub number: u32,
-    /// Length that will be durable.
-    pub length: u64,
-    file: Arc<File>,
-    sync: SyncFn,
-}
-
-impl Pending {
-    /// Does it.
-    pub fn sync(&self, directory: &Path, poison: &Poison) -> Result<()> {
-        let path = SegmentName { number: self.number, sealed: false }.path(directory);
-        (self.sync)(&self.file).map_err(|error| poison.set(&path, "make durable", error))
-    }
-}
-
-/// Why the writer refuses to go on, if it does.
-#[derive(Default)]
-pub struct Poison(Mutex<Option<String>>);
-
-impl Poison {
-    /// An error if the writer is poisoned.
-    pub fn check(&self) -> Result<()> {
-        match &*self.lock() {
-            None => Ok(()),
-            Some(why) => Err(Error::Store(format!(
-                "the store refuses to go on since it failed to {why}; what is on the disk is unknown: reopen the store"
-            ))),
-        }
-    }
-
-    fn set(&self, path: &Path, what: &str, error: std::io::Error) -> Error {
-        let what = format!("{what} in {}", path.display());
-        self.lock().get_or_insert_with(|| format!("{what}: {error}"));
-        Error::io(what, error)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
