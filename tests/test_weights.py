@@ -1,6 +1,7 @@
 """The Python face of weight streaming: arrays in, whole versions out, and errors that say what to do."""
 
 import _thread
+import contextlib
 import socket
 import threading
 import time
@@ -133,6 +134,23 @@ def test_a_publisher_that_is_not_there_is_named(publisher):
     publisher.close()
     with pytest.raises(TimeoutError, match=rf"connecting to {address}: Connection refused"):
         WeightSubscriber([address], token=TOKEN, timeout_s=0.3).fetch(1)
+
+
+def test_a_peer_that_sends_byte_after_byte_is_given_up_at_the_deadline():
+    def drip(listener):
+        peer, _ = listener.accept()
+        with peer, contextlib.suppress(OSError):
+            while True:
+                peer.send(b"S")
+                time.sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, args=[listener], daemon=True).start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match="did not send the greeting in time"):
+            WeightSubscriber([address], token=TOKEN, timeout_s=0.2).fetch(1)
+        assert time.monotonic() - began < 5
 
 
 def test_a_wrong_token_is_refused_at_once(publisher):

@@ -94,13 +94,13 @@ impl<'a> Link<'a> {
                 Ok(0) => {
                     return Err(LinkError::Closed(format!("{} closed while {what} was awaited", self.peer)));
                 }
+                Ok(count) if count == buffer.len() => break,
                 Ok(count) => buffer = &mut buffer[count..],
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    check(self.stop, deadline, || format!("{} did not send {what} in time", self.peer))?
-                }
+                Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(error) => return Err(LinkError::Closed(format!("{what} from {}: {error}", self.peer))),
             }
+            // After a part too: a peer may send byte after byte, each in time.
+            check(self.stop, deadline, || format!("{} did not send {what} in time", self.peer))?;
         }
         Ok(())
     }
@@ -121,13 +121,14 @@ impl<'a> Link<'a> {
                     let of_head = count.min(head.len());
                     head = &head[of_head..];
                     body = &body[count - of_head..];
+                    if head.is_empty() && body.is_empty() {
+                        break;
+                    }
                 }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    check(self.stop, deadline, || format!("{} did not take {what} in time", self.peer))?
-                }
+                Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(error) => return Err(LinkError::Closed(format!("{what} to {}: {error}", self.peer))),
             }
+            check(self.stop, deadline, || format!("{} did not take {what} in time", self.peer))?;
         }
         Ok(())
     }
