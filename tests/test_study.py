@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from spo.cli import main
 from spo.errors import ConfigError
 from spo.evaluate import EvaluationSample, evaluate
+from spo.study import results as study_results
 from spo.study import runner
 from spo.study.claims import interval_over_seeds, judge_claim
 from spo.study.definition import Claim, Study, load_study, parse_study, study_names
@@ -158,6 +160,8 @@ def test_what_is_finished_is_not_done_again_and_what_is_not_is_resumed(
     assert [line.partition(",")[0] for line in shown[:2]] == ["run 1 of 4: plain", "run 2 of 4: squared"]
     assert references == [tmp_path / "seed-0", tmp_path / "seed-1"]
     assert f"model.path={tmp_path}/seed-0/reference" in fails.commands[0]
+    # Each seed's first run evaluates the reference for all.
+    assert ["evaluation.reference=false" in command for command in fails.commands] == [False, True, False, True]
 
     again = FakeSpo()
     monkeypatch.setattr(runner, "spo", again)
@@ -208,6 +212,28 @@ def test_a_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
     other = parse_study(TEXT.replace("objective.loss=squared", "objective.name=reverse_q"), "test.toml")
     with pytest.raises(ConfigError, match="arm 'squared' with other settings"):
         runner.open_folder(other, tmp_path)
+
+
+def test_the_reference_of_a_seed_is_that_of_the_run_which_has_evaluated_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squared = run_of(0, flat(0.4), flat(0.7))
+    of_runs = {
+        "plain/seed-0": run_of(0, flat(0.1), flat(0.8)),
+        "squared/seed-0": dataclasses.replace(squared, rounds=squared.rounds[1:]),
+    }
+    monkeypatch.setattr(study_results, "read_run_result", lambda path, seed: of_runs[str(path.relative_to(tmp_path))])
+    FakeSpo()(["train", "tiny", f"run_dir={tmp_path}/squared/seed-0"], tmp_path)
+    with pytest.raises(ConfigError, match=r"no finished run of seed 0 has evaluated the reference; remove .*/seed-0"):
+        study_results.read_results(study(), tmp_path)
+    FakeSpo()(["train", "tiny", f"run_dir={tmp_path}/plain/seed-0"], tmp_path)
+    found = study_results.read_results(study(), tmp_path)
+    assert found["plain"] == [of_runs["plain/seed-0"]]
+    (of_squared,) = found["squared"]
+    assert [(round.name, round.mean(1)) for round in of_squared.rounds] == [
+        ("reference", pytest.approx(0.1)),
+        ("final", pytest.approx(0.7)),
+    ]
 
 
 def test_better_is_judged_by_the_difference_within_problems() -> None:
@@ -319,11 +345,14 @@ def test_a_study_is_run_by_one_command_and_its_report_agrees_with_the_runs(
     assert report in capsys.readouterr().out
     assert "2 of 2 runs are done" in report
     data = msgspec.json.decode((folder / "report.json").read_bytes())
-    for arm in ("plain", "squared"):
-        own = msgspec.json.decode((folder / arm / "seed-5" / "report.json").read_bytes())
+    reports = {arm: (folder / arm / "seed-5" / "report.json").read_bytes() for arm in ("plain", "squared")}
+    first = msgspec.json.decode(reports["plain"])
+    for arm, content in reports.items():
+        own = msgspec.json.decode(content)
         rounds = {entry["round"]: entry for entry in data["arms"][arm][0]["rounds"]}
         assert rounds["final"]["pass_at_1"] == pytest.approx(own["final"]["pass_at_1"])
-        assert rounds["reference"]["pass_at_10"] == pytest.approx(own["reference"]["pass_at_10"])
+        assert rounds["reference"]["pass_at_10"] == pytest.approx(first["reference"]["pass_at_10"])
+        assert bool(own["reference"]) == (arm == "plain")
         assert data["arms"][arm][0]["state_bytes"] > 0
         assert f"| {data['arms'][arm][0]['sampled_tokens'] / 1e3:.1f} k |" in report
     assert (folder / "plots" / "one.png").stat().st_size > 1000

@@ -124,6 +124,8 @@ class EvaluationConfig(Section, frozen=True):
 
     interval: Count = 100
     """Optimiser steps between two evaluations during training; 0: only before and after."""
+    reference: bool = True
+    """Whether the reference is evaluated, before training; without it a report compares with nothing."""
     num_samples: Positive = 20
     """Responses a problem."""
     temperature: PositiveFloat = 0.4

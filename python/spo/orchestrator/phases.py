@@ -183,7 +183,8 @@ class Phases:
         return None
 
     async def _evaluate_reference(self) -> None:
-        await self._evaluate(REFERENCE_ROUND, 0)
+        if self._config.evaluation.reference:
+            await self._evaluate(REFERENCE_ROUND, 0)
 
     async def _evaluate_regularly(self) -> None:
         """Evaluates the first version at or after each multiple of `evaluation.interval`; the last one has its own.

@@ -6,6 +6,7 @@ placed at the mean version that its samples are of. The problems, and so what is
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from spo.compare import stored_rounds
 from spo.config import read_resolved
+from spo.errors import ConfigError
 from spo.evaluate import EvaluationResult, evaluate, group_by_problem, problem_pass_at_k, sample_of
 from spo.jsonl import read_lineage
 from spo.report import FINAL_ROUND, REFERENCE_ROUND
@@ -80,11 +82,24 @@ class RunResult:
 
 
 def read_results(study: Study, folder: Path) -> dict[str, list[RunResult]]:
-    """The finished runs of each arm; arms without any are there too, with none."""
+    """The finished runs of each arm; arms without any are there too, with none.
+
+    The reference's evaluation is the same for all runs of a seed, so one of them has it.
+
+    Raises:
+        ConfigError: None of a seed has it.
+    """
+    found = {run: read_run_result(run.directory, run.seed) for run in runs_of(study, folder) if run.is_finished}
+    references = {
+        result.seed: round for result in found.values() for round in result.rounds if round.name == REFERENCE_ROUND
+    }
     results: dict[str, list[RunResult]] = {name: [] for name in study.arms}
-    for run in runs_of(study, folder):
-        if run.is_finished:
-            results[run.arm].append(read_run_result(run.directory, run.seed))
+    for run, result in found.items():
+        if run.seed not in references:
+            again = f"remove the folders of its runs ({folder}/*/seed-{run.seed}) and start the study again"
+            raise ConfigError(f"{folder}: no finished run of seed {run.seed} has evaluated the reference; {again}")
+        trained = (round for round in result.rounds if round.name != REFERENCE_ROUND)
+        results[run.arm].append(dataclasses.replace(result, rounds=(references[run.seed], *trained)))
     return results
 
 

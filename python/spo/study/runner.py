@@ -1,8 +1,8 @@
 """Doing a study's runs, one after the other, each by `spo train` in a process of its own.
 
 The folder of a study holds `study.json` (what it is made of), `seed-N/` (the reference of that seed, its values and
-its pivotal tokens, shared by all arms) and `ARM/seed-N` (the runs). Whatever is finished there is not done again, and
-an interrupted run is resumed.
+its pivotal tokens, shared by all arms) and `ARM/seed-N` (the runs, of which a seed's first evaluates the reference).
+Whatever is finished there is not done again, and an interrupted run is resumed.
 """
 
 from __future__ import annotations
@@ -135,6 +135,9 @@ def _arguments(study: Study, folder: Path, run: Run) -> list[str]:
         return ["train", "--resume", str(run.directory)]
     shared = folder / f"seed-{run.seed}"
     settings = [*study.settings_of(run.arm), *_shared_settings(study, shared, run.seed), f"run_dir={run.directory}"]
+    if any(other.is_finished for other in runs_of(study, folder) if other.seed == run.seed):
+        # A seed's first run has evaluated it.
+        settings.append("evaluation.reference=false")
     if study.arms[run.arm].searched:
         settings.append(f'experience.stores=["{_searched(study, shared, run.seed)}"]')
     return ["train", study.base, *settings]
