@@ -58,5 +58,5 @@ fn is_memory_map(place: &str) -> bool {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect("a source file");
     text.lines()
         .nth(line.parse::<usize>().expect("a number") - 1)
-        .is_some_and(|line| line.to_lowercase().contains("mmap"))
+        .is_some_and(|line| ["mmap", "madvise"].iter().any(|call| line.to_lowercase().contains(call)))
 }
