@@ -160,7 +160,7 @@ def _run_command(options: argparse.Namespace) -> int:
     if options.json:
         print(msgspec.json.encode(comparisons).decode())
     else:
-        print(_table(comparisons, [path.name for path in run_dirs]))
+        print(_table(comparisons, [str(options.first), str(options.second)]))
     return 0
 
 
