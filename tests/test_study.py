@@ -75,8 +75,8 @@ def test_the_short_form_has_its_own_seeds_and_settings_before_the_arms(monkeypat
     assert quick.seeds == (4, 7)
     assert list(quick.arms) == ["spo-online", "ppo"]
     settings = quick.settings_of("ppo")
-    assert settings.index("trainer.total_steps=40") > settings.index("trainer.total_steps=80")
-    assert settings.index("objective.name=ppo") > settings.index("trainer.total_steps=40")
+    assert settings.index("trainer.total_steps=30") > settings.index("trainer.total_steps=80")
+    assert settings.index("objective.name=ppo") > settings.index("trainer.total_steps=30")
     assert all({claim.arm, claim.than} <= {"ppo", "spo-online", ""} for claim in quick.claims)
 
 
