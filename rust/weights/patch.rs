@@ -1,4 +1,5 @@
-//! A patch: what changed between two states of a flat bfloat16 shard, as bit patterns; its bytes, and making one. `apply` reads them.
+//! A patch: what changed between two states of a flat bfloat16 shard, as bit patterns; its bytes, and making one. `apply`
+//! reads it.
 //!
 //! Chunks of [`CHUNK_ELEMENTS`] elements are coded one by one as the smallest of nothing, sparse, bitmap, xor and raw. What
 //! compresses only in quantity (sparse changes, of which a chunk has a few hundred) is gathered over all chunks.
