@@ -60,6 +60,22 @@ async def sampled(session: SamplingSession, problems: Problems, source: str = "o
     return found
 
 
+def control_has_rollouts_instead(tmp_path: Path, mixed: tuple[str, ...]) -> None:
+    """The control has the search's rollouts in the place of the trajectories with targets."""
+    settings = ("batch.online_fraction=0.75", "experience.annotated=rollouts")
+    control = make_run(tmp_path, *FAKE, *mixed, *settings, tokenizer="bytes", name="control")
+    trainer = ScriptedTrainer(control, total_steps=3)
+    orchestrate(control, trainer)
+    log = ConsumptionLog(control)
+    with TrajectoryStore.open(control / "store", "r") as store:
+        for step in (1, 2, 3):
+            names = [name for name, count in log[step].sources for _ in range(count)]
+            assert Counter(names) == {"online": 6, "annotated": 2}
+            for id, name in zip(log[step].ids, names, strict=True):
+                assert store[id].source == ("pivotal" if name == "annotated" else "online")
+    assert all(not batch.mc_rollouts for batch in trainer.batches.values())
+
+
 def test_from_the_command_to_batches_with_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir, config, problems = fake_run(tmp_path)
 
@@ -109,19 +125,7 @@ def test_from_the_command_to_batches_with_targets(tmp_path: Path, capsys: pytest
         assert set(trials_RT[trials_RT > 0]) == {24}
         assert (successes_RT <= trials_RT).all()
 
-    # The control has the search's rollouts in the place of the trajectories with targets.
-    settings = ("batch.online_fraction=0.75", "experience.annotated=rollouts")
-    control = make_run(tmp_path, *FAKE, *mixed, *settings, tokenizer="bytes", name="control")
-    trainer = ScriptedTrainer(control, total_steps=3)
-    orchestrate(control, trainer)
-    log = ConsumptionLog(control)
-    with TrajectoryStore.open(control / "store", "r") as store:
-        for step in (1, 2, 3):
-            names = [name for name, count in log[step].sources for _ in range(count)]
-            assert Counter(names) == {"online": 6, "annotated": 2}
-            for id, name in zip(log[step].ids, names, strict=True):
-                assert store[id].source == ("pivotal" if name == "annotated" else "online")
-    assert all(not batch.mc_rollouts for batch in trainer.batches.values())
+    control_has_rollouts_instead(tmp_path, mixed)
 
 
 def test_a_search_is_repeatable_and_goes_on_with_what_an_interrupted_one_has_sampled(tmp_path: Path) -> None:
