@@ -112,6 +112,25 @@ fn states_of_every_density_and_awkward_length_are_patched_exactly() {
 }
 
 #[test]
+fn chunks_that_stay_are_sparse_or_dense_follow_one_another_in_every_order() {
+    let mut random = Random(17);
+    // Every pair of kinds stands side by side somewhere, and each kind is first and last once.
+    for kinds in ["0012210200112", "1", "2", "10", "20", "01", "02", "2110"] {
+        let old = random.patterns(kinds.len() * CHUNK_ELEMENTS - 5);
+        let mut new = old.clone();
+        for (chunk, kind) in new.chunks_mut(CHUNK_ELEMENTS).zip(kinds.bytes()) {
+            let one_in = match kind {
+                b'0' => continue,
+                b'1' => 1000,
+                _ => 2,
+            };
+            chunk.iter_mut().filter(|_| random.next().is_multiple_of(one_in)).for_each(|pattern| *pattern ^= 1);
+        }
+        check(&old, &new);
+    }
+}
+
+#[test]
 fn a_chunk_takes_the_smallest_coding_that_fits_it() {
     let mut random = Random(8);
     let old = random.patterns(CHUNK_ELEMENTS);

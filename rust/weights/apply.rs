@@ -27,9 +27,15 @@ pub fn apply_patch(
     let (mut reader, mut hashes) = PatchReader::open(target, patch, base_hashes, interrupt)?;
     let mut undo = Undo::default();
     let apply = || {
-        for (index, (chunk, hash)) in target.chunks_mut(CHUNK_ELEMENTS).zip(&mut hashes).enumerate() {
+        let mut chunks = target.chunks_mut(CHUNK_ELEMENTS).zip(&mut hashes).enumerate().peekable();
+        let mut ahead = chunks.peek().map(|(_, (chunk, _))| reader.read_ahead(chunk.len()));
+        while let (Some((index, (chunk, hash))), Some(entry)) = (chunks.next(), ahead) {
             poll(index, interrupt)?;
-            match reader.next_chunk(chunk).map_err(damaged)? {
+            let next = chunks.peek().map(|(_, (next, _))| &**next);
+            let entry = entry.map_err(damaged)?;
+            reader.sparse.turn();
+            ahead = next.map(|next| reader.read_ahead(next.len()));
+            match reader.read_chunk(entry, chunk, next.unwrap_or_default()).map_err(damaged)? {
                 Next::Same => {}
                 Next::Changes(Changes { places, values }) => {
                     *hash = exchange(*hash, chunk, places, values);
@@ -68,21 +74,29 @@ impl Undo {
         let (_, _, mut reader) = PatchReader::read(patch)?;
         let (mut values, mut wholes) = (self.values.into_iter(), self.wholes.iter());
         for chunk in target.chunks_mut(CHUNK_ELEMENTS).take(self.chunks) {
-            match read_entry(&mut reader.table)? {
-                (SPARSE, count) => {
-                    let parameter = take(&mut reader.table, 1)?[0];
-                    let places = reader.sparse.read_places(chunk.len(), count, parameter.into())?;
+            match reader.read_ahead(chunk.len())? {
+                Entry::Sparse => {
+                    let places = reader.sparse.places();
                     places.iter().zip(&mut values).for_each(|(&place, value)| chunk[place as usize] = value);
                 }
-                (DENSE, _) => wholes.next().into_iter().for_each(|whole| chunk.copy_from_slice(whole)),
-                _ => {}
+                Entry::Dense(_) => wholes.next().into_iter().for_each(|whole| chunk.copy_from_slice(whole)),
+                Entry::Same => {}
             }
         }
         Ok(())
     }
 }
 
-/// What the next chunk becomes.
+/// How a chunk is coded.
+#[derive(Clone, Copy)]
+enum Entry {
+    Same,
+    Sparse,
+    /// In so many bytes.
+    Dense(usize),
+}
+
+/// What a chunk becomes.
 enum Next<'a> {
     Same,
     Changes(&'a mut Changes),
@@ -153,24 +167,35 @@ impl<'a> PatchReader<'a> {
         Ok((elements, base_hash, reader))
     }
 
-    /// What the next chunk, now `old`, becomes.
-    fn next_chunk(&mut self, old: &[u16]) -> Result<Next<'_>, String> {
+    /// The next entry of the table, for a chunk of so many elements, and if it is sparse, the places of its changes.
+    fn read_ahead(&mut self, elements: usize) -> Result<Entry, String> {
         let number = self.num_chunks;
         self.num_chunks += 1;
-        match read_entry(&mut self.table)? {
-            (EMPTY, 0) => Ok(Next::Same),
-            (SPARSE, count) => {
+        let entry = read_number(&mut self.table)?;
+        let amount = entry >> CODING_BITS;
+        match (entry & ((1 << CODING_BITS) - 1)) as u8 {
+            EMPTY if amount == 0 => Ok(Entry::Same),
+            SPARSE => {
                 let parameter = take(&mut self.table, 1)?[0];
-                self.changes += count;
-                Ok(Next::Changes(self.sparse.read(old, count, parameter.into())?))
+                self.changes += amount;
+                self.sparse.read_places(elements, amount, parameter.into())?;
+                Ok(Entry::Sparse)
             }
-            (DENSE, length) => {
-                let length = usize::try_from(length).map_err(|error| error.to_string())?;
+            DENSE => Ok(Entry::Dense(usize::try_from(amount).map_err(|error| error.to_string())?)),
+            other => Err(format!("chunk {number} has unknown coding {other}")),
+        }
+    }
+
+    /// What a chunk, now `old`, becomes by its entry. `next` is the one whose entry was read after that.
+    fn read_chunk(&mut self, entry: Entry, old: &[u16], next: &[u16]) -> Result<Next<'_>, String> {
+        match entry {
+            Entry::Same => Ok(Next::Same),
+            Entry::Sparse => Ok(Next::Changes(self.sparse.read_values(old, next)?)),
+            Entry::Dense(length) => {
                 let new = dense::decode(old, take(&mut self.dense, length)?)?;
                 self.changes += old.iter().zip(&new).filter(|(old, new)| old != new).count() as u64;
                 Ok(Next::Whole(new))
             }
-            (other, _) => Err(format!("chunk {number} has unknown coding {other}")),
         }
     }
 
@@ -201,11 +226,6 @@ fn take_hash(bytes: &mut &[u8]) -> Result<u64, String> {
     let (hash, rest) = bytes.split_first_chunk().ok_or("it ends early")?;
     *bytes = rest;
     Ok(u64::from_le_bytes(*hash))
-}
-
-fn read_entry(table: &mut &[u8]) -> Result<(u8, u64), String> {
-    let number = read_number(table)?;
-    Ok((number as u8 & ((1 << CODING_BITS) - 1), number >> CODING_BITS))
 }
 
 fn read_number(bytes: &mut &[u8]) -> Result<u64, String> {

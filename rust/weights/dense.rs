@@ -14,9 +14,9 @@ const RAW: u8 = 2;
 pub(super) fn encode(old: &[u16], new: &[u16], changes: &[Change]) -> Result<Vec<u8>> {
     let mut bitmap = vec![0u8; old.len().div_ceil(8)];
     let mut steps = Vec::with_capacity(changes.len());
-    for &(place, new) in changes {
-        bitmap[place as usize / 8] |= 1 << (place % 8);
-        steps.push(zigzag(step_between(old[place as usize], new)));
+    for change in changes {
+        bitmap[change.place as usize / 8] |= 1 << (change.place % 8);
+        steps.push(zigzag(step_between(change.old, change.new)));
     }
     bitmap.extend(planes(steps.into_iter()));
     let xor = planes(old.iter().zip(new).map(|(old, new)| old ^ new));

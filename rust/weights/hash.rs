@@ -110,43 +110,15 @@ impl StateHasher {
     }
 }
 
-/// Brings the hash of some memory up to date with changes to its 2-byte elements, made in ascending order.
-pub(super) struct LaneUpdate<'a> {
-    before: &'a [u8],
-    hash: u64,
-    /// The lane of the last change, and what it holds now.
-    lane: usize,
-    content: u64,
-}
-
-impl<'a> LaneUpdate<'a> {
-    /// `hash` is that of `before`, the memory before the changes.
-    pub(super) fn new(hash: u64, before: &'a [u8]) -> Self {
-        LaneUpdate { before, hash, lane: usize::MAX, content: 0 }
-    }
-
-    /// Element `place` becomes `value`.
-    #[inline(always)]
-    pub(super) fn set(&mut self, place: usize, value: u16) {
-        let (lane, shift) = (place / 4, place % 4 * 16);
-        let rest = &self.before[lane * LANE_BYTES..];
-        let unchanged = rest.first_chunk().map_or_else(|| read_lane(rest), |lane| u64::from_le_bytes(*lane));
-        let old = if lane == self.lane { self.content } else { unchanged };
-        let new = old & !(0xFFFF << shift) | u64::from(value) << shift;
-        (self.lane, self.content) = (lane, new);
-        let key = KEYS[lane % LANES];
-        let difference = lane_term(new, key).wrapping_sub(lane_term(old, key));
-        self.hash = self.hash.wrapping_add(difference.wrapping_mul(multiplier(lane / LANES)));
-    }
-
-    /// The hash after the changes.
-    pub(super) fn finish(self) -> u64 {
-        self.hash
-    }
-}
-
 /// Elements of a lane.
-const LANE_ELEMENTS: usize = LANE_BYTES / 2;
+pub(super) const LANE_ELEMENTS: usize = LANE_BYTES / 2;
+
+/// What is added to the hash when the content of a lane changes.
+#[inline(always)]
+pub(super) fn lane_difference(lane: usize, before: u64, after: u64) -> u64 {
+    let key = KEYS[lane % LANES];
+    lane_term(after, key).wrapping_sub(lane_term(before, key)).wrapping_mul(multiplier(lane / LANES))
+}
 
 /// Exchanges the elements of `memory` at `places`, in order, for `values`; returns its hash then, from that before.
 pub(super) fn exchange(mut hash: u64, memory: &mut [u16], places: &[u32], values: &mut [u16]) -> u64 {
@@ -171,11 +143,11 @@ pub(super) fn exchange(mut hash: u64, memory: &mut [u16], places: &[u32], values
 /// Returns what is added to the hash.
 #[inline(always)]
 fn exchange_in_lane(lane: &mut [u16; LANE_ELEMENTS], index: usize, element: u32, value: &mut u16) -> u64 {
-    let (before, shift, key) = (bytemuck::cast::<_, u64>(*lane), element * 16, KEYS[index % LANES]);
+    let (before, shift) = (bytemuck::cast::<_, u64>(*lane), element * 16);
     let old = (before >> shift) as u16;
     let after = before ^ u64::from(old ^ *value) << shift;
     (*lane, *value) = (bytemuck::cast(after), old);
-    lane_term(after, key).wrapping_sub(lane_term(before, key)).wrapping_mul(multiplier(index / LANES))
+    lane_difference(index, before, after)
 }
 
 #[cfg(test)]

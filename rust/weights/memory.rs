@@ -17,3 +17,17 @@ pub(super) fn prefer_huge_pages<T>(memory: &mut Vec<T>) {
         let _ = unsafe { madvise(start.wrapping_add(before).cast(), bytes - before, Advice::LinuxHugepage) };
     }
 }
+
+/// Asks for an element to be fetched from memory before it is needed, where the processor can be asked so.
+#[inline(always)]
+pub(super) fn prefetch<T>(memory: &[T], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let address = memory.as_ptr().wrapping_add(index).cast();
+        // SAFETY: _mm_prefetch changes nothing that a program can see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (memory, index);
+}

@@ -17,7 +17,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::dense;
-use super::hash::{LaneUpdate, state_hash};
+use super::hash::state_hash;
 use super::sparse::{Rice, SparseWriter};
 use super::{CHUNK_ELEMENTS, scan};
 use crate::{Error, Interrupt, Result};
@@ -37,8 +37,16 @@ pub(super) const SPARSE: u8 = 1;
 pub(super) const DENSE: u8 = 2;
 pub(super) const CODING_BITS: u32 = 2;
 
-/// One changed element of a chunk: its place there, and its new bit pattern.
-pub(super) type Change = (u32, u16);
+/// One changed element of a chunk.
+#[derive(Clone, Copy)]
+pub(super) struct Change {
+    /// Its place in the chunk.
+    pub(super) place: u32,
+    /// Its bit pattern before.
+    pub(super) old: u16,
+    /// Its bit pattern now.
+    pub(super) new: u16,
+}
 
 /// An encoded patch, and what its maker knows of the new state.
 #[derive(Clone, Debug)]
@@ -72,7 +80,7 @@ pub fn encode_patch(old: &[u16], new: &[u16], base_hashes: Option<&[u64]>, inter
     let pairs = old.chunks(CHUNK_ELEMENTS).zip(new.chunks(CHUNK_ELEMENTS));
     for (index, ((old, new), hash)) in pairs.zip(&mut hashes).enumerate() {
         poll(index, interrupt)?;
-        scan::changes(old, new, &mut changes);
+        *hash = hash.wrapping_add(scan::changes(old, new, &mut changes));
         total += changes.len() as u64;
         if changes.is_empty() {
             write_entry(&mut table, EMPTY, 0);
@@ -80,19 +88,16 @@ pub fn encode_patch(old: &[u16], new: &[u16], base_hashes: Option<&[u64]>, inter
         }
         rice.fit(&changes);
         if changes.len() >= old.len().div_ceil(DENSE_ONE_IN) {
-            *hash = state_hash(bytemuck::cast_slice(new));
             let body = dense::encode(old, new, &changes)?;
-            if body.len() < SparseWriter::estimate_bytes(old, &changes, &rice) {
+            if body.len() < SparseWriter::estimate_bytes(&changes, &rice) {
                 write_entry(&mut table, DENSE, body.len() as u64);
                 dense_bytes.extend_from_slice(&body);
                 continue;
             }
-        } else {
-            *hash = updated_hash(*hash, old, changes.iter().copied());
         }
         write_entry(&mut table, SPARSE, changes.len() as u64);
         table.push(rice.parameter as u8);
-        sparse.write(old, &changes, &rice);
+        sparse.write(&changes, &rice);
     }
     let [quotients, remainders, scales, bits, highs, longs] = sparse.finish()?;
     let sections = [&table, &dense_bytes, &quotients, &remainders, &scales, &bits, &highs, &longs];
@@ -127,13 +132,6 @@ pub(super) fn combined(hashes: &[u64]) -> u64 {
 /// Looks at the interrupt before every so many chunks, a few milliseconds of work.
 pub(super) fn poll(chunk: usize, interrupt: Interrupt<'_>) -> Result<()> {
     if chunk.is_multiple_of(CHUNKS_A_POLL) { interrupt.check() } else { Ok(()) }
-}
-
-/// The hash of a chunk after `changes`, from its hash and content before.
-fn updated_hash(hash: u64, old: &[u16], changes: impl Iterator<Item = Change>) -> u64 {
-    let mut update = LaneUpdate::new(hash, bytemuck::cast_slice(old));
-    changes.for_each(|(place, new)| update.set(place as usize, new));
-    update.finish()
 }
 
 fn write_entry(table: &mut Vec<u8>, coding: u8, amount: u64) {

@@ -1,38 +1,34 @@
 //! Finding changed elements: a comparison that reads both states at memory speed and stops only where they differ.
 
+use super::hash::{LANE_ELEMENTS, lane_difference};
 use super::patch::Change;
 
 /// Elements compared at once, a cache line.
 const GROUP: usize = 32;
+/// Lanes of the state hash in a group.
+const LANES: usize = GROUP / LANE_ELEMENTS;
 /// Groups compared before the first change among them is looked at. Whether a group differs cannot be foretold, so a branch
 /// for each would cost as much as comparing several.
 const GROUPS: usize = 64;
 
-/// Fills `changes` with every place where `new` differs from `old`, in order, and its new value.
-pub(super) fn changes(old: &[u16], new: &[u16], changes: &mut Vec<Change>) {
+/// Fills `changes` with every place where `new` differs from `old`, in order. Returns how much the state hash of `new` is
+/// above that of `old`, modulo 2^64: what it needs is at hand here, and in memory later.
+pub(super) fn changes(old: &[u16], new: &[u16], changes: &mut Vec<Change>) -> u64 {
     changes.clear();
     let (old_groups, old_rest) = old.as_chunks::<GROUP>();
     let (new_groups, new_rest) = new.as_chunks::<GROUP>();
+    let mut above = 0u64;
     for (run, (old, new)) in old_groups.chunks(GROUPS).zip(new_groups.chunks(GROUPS)).enumerate() {
         let mut differing = differing_groups(old, new);
         while differing != 0 {
             let group = differing.trailing_zeros() as usize;
             differing &= differing - 1;
-            let (old, new, start) = (&old[group], &new[group], (run * GROUPS + group) * GROUP);
-            let mut left = difference_bits(old, new);
-            while left != 0 {
-                let place = left.trailing_zeros() as usize;
-                left &= left - 1;
-                changes.push(((start + place) as u32, new[place]));
-            }
+            let found = add_changes(&old[group], &new[group], run * GROUPS + group, changes);
+            above = above.wrapping_add(found);
         }
     }
-    let start = old_groups.len() * GROUP;
-    for (place, (old, new)) in old_rest.iter().zip(new_rest).enumerate() {
-        if old != new {
-            changes.push(((start + place) as u32, *new));
-        }
-    }
+    let padded = |rest: &[u16]| std::array::from_fn(|at| rest.get(at).copied().unwrap_or_default());
+    above.wrapping_add(add_changes(&padded(old_rest), &padded(new_rest), old_groups.len(), changes))
 }
 
 /// One bit for each group, set where they differ.
@@ -52,15 +48,24 @@ fn differ(old: &[u16; GROUP], new: &[u16; GROUP]) -> bool {
     difference != 0
 }
 
-/// One bit for each element, set where they differ.
+/// Adds the changes of a group; returns what they add to the state hash.
 #[inline(always)]
-fn difference_bits(old: &[u16; GROUP], new: &[u16; GROUP]) -> u32 {
-    let mut flags = [0u8; GROUP];
-    for (flag, (old, new)) in flags.iter_mut().zip(old.iter().zip(new)) {
-        *flag = u8::from(old != new);
+fn add_changes(old: &[u16; GROUP], new: &[u16; GROUP], group: usize, changes: &mut Vec<Change>) -> u64 {
+    let (olds, news): ([u64; LANES], [u64; LANES]) = (bytemuck::cast(*old), bytemuck::cast(*new));
+    // Which lanes differ is found without a branch, since it cannot be foretold either.
+    let mut differing = (0..LANES).fold(0u32, |bits, lane| bits | u32::from(olds[lane] != news[lane]) << lane);
+    let mut above = 0u64;
+    while differing != 0 {
+        let lane = differing.trailing_zeros() as usize;
+        differing &= differing - 1;
+        above = above.wrapping_add(lane_difference(group * LANES + lane, olds[lane], news[lane]));
+        let mut difference = olds[lane] ^ news[lane];
+        while difference != 0 {
+            let element = difference.trailing_zeros() / u16::BITS;
+            difference &= !(0xFFFF << (element * u16::BITS));
+            let place = lane * LANE_ELEMENTS + element as usize;
+            changes.push(Change { place: (group * GROUP + place) as u32, old: old[place], new: new[place] });
+        }
     }
-    // The multiplication moves the lowest bits of eight bytes side by side into the highest byte.
-    let gather = |flags: &[u8; 8]| (u64::from_le_bytes(*flags).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32;
-    let bytes = flags.as_chunks::<8>().0.iter().enumerate();
-    bytes.fold(0, |bits, (index, flags)| bits | gather(flags) << (8 * index))
+    above
 }

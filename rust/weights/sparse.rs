@@ -8,6 +8,7 @@
 use super::CHUNK_ELEMENTS;
 use super::apply::take;
 use super::bits::{BitWriter, bits_at, word_at};
+use super::memory::prefetch;
 use super::patch::Change;
 use super::steps::{self, StepReader, StepWriter};
 use crate::Result;
@@ -16,6 +17,8 @@ use crate::Result;
 const MAX_RICE: u32 = CHUNK_ELEMENTS.ilog2() - 1;
 /// How far below and above the first guess a parameter is looked for: uneven gaps want a smaller one.
 const GUESSES: (u32, u32) = (4, 1);
+/// Parameters tried.
+const PARAMETERS: usize = (GUESSES.0 + 1 + GUESSES.1) as usize;
 /// Most bits written at once.
 const MOST_BITS: u32 = 32;
 
@@ -32,17 +35,22 @@ impl Rice {
     /// Takes the gaps of these changes, of which there is one at least, and finds the best parameter for them.
     pub(super) fn fit(&mut self, changes: &[Change]) {
         let mut next = 0;
-        let gap = |&(place, _): &Change| place - std::mem::replace(&mut next, place + 1);
+        let gap = |change: &Change| change.place - std::mem::replace(&mut next, change.place + 1);
         self.gaps.clear();
         self.gaps.extend(changes.iter().map(gap));
         let count = self.gaps.len() as u64;
         // For gaps of a random walk, 2^k is near the median.
         let guess = (u64::from(next) * 7 / (10 * count.max(1))).max(1).ilog2();
-        let candidates = guess.saturating_sub(GUESSES.0)..=MAX_RICE.min(guess + GUESSES.1);
-        let costs = candidates.map(|parameter| {
-            let quotients: u32 = self.gaps.iter().map(|gap| gap >> parameter).sum();
-            (u64::from(quotients) + count * u64::from(1 + parameter), parameter)
-        });
+        let first = guess.saturating_sub(GUESSES.0);
+        let mut quotients = [0u32; PARAMETERS];
+        for gap in &self.gaps {
+            for (at, sum) in (first..).zip(&mut quotients) {
+                *sum += gap >> at;
+            }
+        }
+        let costs = (first..=MAX_RICE.min(guess + GUESSES.1))
+            .zip(quotients)
+            .map(|(parameter, quotients)| (u64::from(quotients) + count * u64::from(1 + parameter), parameter));
         (self.bits, self.parameter) = costs.min().unwrap_or_default();
     }
 }
@@ -56,14 +64,14 @@ pub(super) struct SparseWriter {
 }
 
 impl SparseWriter {
-    /// About how many bytes the changes of a chunk will take, whose content was `old`.
-    pub(super) fn estimate_bytes(old: &[u16], changes: &[Change], rice: &Rice) -> usize {
-        let steps = changes.iter().map(|&(place, new)| steps::estimate_bits(old[place as usize], new));
+    /// About how many bytes the changes of a chunk will take.
+    pub(super) fn estimate_bytes(changes: &[Change], rice: &Rice) -> usize {
+        let steps = changes.iter().map(|change| steps::estimate_bits(change.old, change.new));
         (rice.bits + steps.map(u64::from).sum::<u64>()).div_ceil(8) as usize
     }
 
-    /// Appends the changes of one chunk, whose content was `old`.
-    pub(super) fn write(&mut self, old: &[u16], changes: &[Change], rice: &Rice) {
+    /// Appends the changes of one chunk.
+    pub(super) fn write(&mut self, changes: &[Change], rice: &Rice) {
         let parameter = rice.parameter;
         for gap in &rice.gaps {
             let mut quotient = gap >> parameter;
@@ -76,7 +84,7 @@ impl SparseWriter {
         }
         self.quotients.align();
         self.remainders.align();
-        changes.iter().for_each(|&(place, new)| self.steps.push(old[place as usize], new));
+        self.steps.extend(changes);
     }
 
     /// The streams: quotients and remainders of the gaps, then those of the steps.
@@ -94,12 +102,15 @@ pub(super) struct Changes {
     pub(super) values: Vec<u16>,
 }
 
-/// Reads the changes of sparse chunks back.
+/// Reads the changes of sparse chunks back: the places of a chunk first, and its values once the places of the next one are
+/// read, so that the processor fetches what lies there from memory meanwhile.
 pub(super) struct SparseReader<'a> {
     quotients: &'a [u8],
     remainders: &'a [u8],
     steps: StepReader<'a>,
-    /// Those read last.
+    /// Places that were read last.
+    ahead: Vec<u32>,
+    /// Those of the chunk before.
     changes: Changes,
 }
 
@@ -107,25 +118,42 @@ impl<'a> SparseReader<'a> {
     /// Opens the streams of a patch with at most `changes` changes.
     pub(super) fn new([quotients, remainders, steps @ ..]: [&'a [u8]; 6], changes: u64) -> Result<Self, String> {
         let steps = StepReader::new(steps, changes)?;
-        Ok(SparseReader { quotients, remainders, steps, changes: Changes::default() })
+        Ok(SparseReader { quotients, remainders, steps, ahead: Vec::new(), changes: Changes::default() })
     }
 
-    /// The next `count` changes, which belong to a chunk whose content is `old`.
-    pub(super) fn read(&mut self, old: &[u16], count: u64, parameter: u32) -> Result<&mut Changes, String> {
-        self.read_places(old.len(), count, parameter)?;
+    /// Turns to the places that were read last: [`SparseReader::read_values`] is about them, whatever is read ahead.
+    pub(super) fn turn(&mut self) {
+        std::mem::swap(&mut self.changes.places, &mut self.ahead);
+        self.ahead.clear();
+    }
+
+    /// The changes of the chunk that was turned to, whose content is `old`. What lies in `next` at the places that were read
+    /// ahead is fetched from memory meanwhile.
+    pub(super) fn read_values(&mut self, old: &[u16], next: &[u16]) -> Result<&mut Changes, String> {
         let Changes { places, values } = &mut self.changes;
         // A loop of its own, short enough for many of its scattered reads to be under way at once.
         values.clear();
         values.extend(places.iter().map(|&place| old[place as usize]));
-        self.steps.read(values)?;
+        let mut ahead = self.ahead.iter().map(|&place| place as usize);
+        self.steps.read(values, || {
+            if let Some(place) = ahead.next() {
+                prefetch(next, place);
+            }
+        })?;
+        ahead.for_each(|place| prefetch(next, place));
         Ok(&mut self.changes)
     }
 
-    /// The next `count` places in a chunk of so many elements.
-    pub(super) fn read_places(&mut self, elements: usize, count: u64, parameter: u32) -> Result<&[u32], String> {
+    /// The places that were read last.
+    pub(super) fn places(&self) -> &[u32] {
+        &self.ahead
+    }
+
+    /// Reads the next `count` places in a chunk of so many elements.
+    pub(super) fn read_places(&mut self, elements: usize, count: u64, parameter: u32) -> Result<(), String> {
         let count = usize::try_from(count).ok().filter(|&count| count <= elements && parameter <= MAX_RICE);
         let count = count.ok_or_else(|| format!("a chunk of {elements} elements with other changes"))?;
-        let places = &mut self.changes.places;
+        let places = &mut self.ahead;
         places.clear();
         places.reserve(count);
         let (parameter_bits, mask) = (parameter as usize, (1 << parameter) - 1);
@@ -153,7 +181,7 @@ impl<'a> SparseReader<'a> {
         }
         take(&mut self.quotients, if count == 0 { 0 } else { end / 8 + 1 })?;
         take(&mut self.remainders, (count * parameter_bits).div_ceil(8))?;
-        Ok(places)
+        Ok(())
     }
 
     /// Makes sure that nothing is left.

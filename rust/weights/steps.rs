@@ -7,6 +7,7 @@
 //! compressed. The reader has the old value at hand, since it must know it anyway.
 
 use super::bits::{BitWriter, bits_at};
+use super::patch::Change;
 use crate::{Error, Result};
 
 const ZSTD_LEVEL: i32 = 1;
@@ -76,9 +77,9 @@ pub(super) struct StepWriter {
 }
 
 impl StepWriter {
-    /// Appends the step from `old` to `new`, which differ.
-    pub(super) fn push(&mut self, old: u16, new: u16) {
-        self.steps.push((exponent(old), distance(old, new)));
+    /// Appends the steps of these changes.
+    pub(super) fn extend(&mut self, changes: &[Change]) {
+        self.steps.extend(changes.iter().map(|change| (exponent(change.old), distance(change.old, change.new))));
     }
 
     fn scales(&self) -> [u8; EXPONENTS] {
@@ -138,9 +139,10 @@ impl<'a> StepReader<'a> {
         Ok(StepReader { scales, bits, next_bit: 0, highs, next: 0, longs: longs.iter() })
     }
 
-    /// Replaces each value by where the next step leads from it.
-    pub(super) fn read(&mut self, values: &mut [u16]) -> Result<(), String> {
+    /// Replaces each value by where the next step leads from it; `meanwhile` is called for each.
+    pub(super) fn read(&mut self, values: &mut [u16], mut meanwhile: impl FnMut()) -> Result<(), String> {
         for value in values {
+            meanwhile();
             let old = *value;
             let scale = self.scales[exponent(old) as usize];
             let word = bits_at(self.bits, self.next_bit);
@@ -226,11 +228,11 @@ mod tests {
         let steps = [1u16, 2, 3, 4, 5, 9, 100, 5000, 0x7fff, 0x8000, 0x8001, 0xff00, 0xfffe, 0xffff];
         let pairs: Vec<_> =
             olds.flat_map(|old| steps.map(|step| (old, from_monotone(monotone(old).wrapping_add(step))))).collect();
-        pairs.iter().for_each(|&(old, new)| writer.push(old, new));
+        writer.extend(&pairs.iter().map(|&(old, new)| Change { place: 0, old, new }).collect::<Vec<_>>());
         let streams = writer.finish().unwrap();
         let mut reader = StepReader::new(streams.each_ref().map(|stream| &stream[..]), pairs.len() as u64).unwrap();
         let (mut values, news): (Vec<u16>, Vec<u16>) = pairs.into_iter().unzip();
-        reader.read(&mut values).unwrap();
+        reader.read(&mut values, || ()).unwrap();
         assert!(values == news);
         assert!(reader.is_at_end());
     }
