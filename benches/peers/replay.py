@@ -7,7 +7,7 @@ mask and log-probabilities; a batch is 128 of them. Ours is packed into rows of 
 segments. torchrl gives what its memory-mapped storage holds, padded to the longest, uniformly and by priority; "packed"
 is that and the same rows made of it, in numpy. Copying is measured twice: one batch again and again, which stays in
 the processor's caches, and sixteen in turn, which do not, as the trajectories that a batch is made from do not. One
-thread each, rounds interleaved, medians over rounds of CPU time.
+thread each, rounds interleaved in shuffled orders, medians over rounds of CPU time.
 
 torchrl's prioritized buffer needs its compiled part, which is bound to one version of torch. Where it does not load,
 that is said and the buffer left out; `g++ -O3 -std=c++20 -shared -fPIC -DTORCH_EXTENSION_NAME=_torchrl` with torch's
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -153,7 +154,8 @@ def measure(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
     """Milliseconds of CPU a call, of every round, by name."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_number in range(ROUNDS + 1):
-        for name, call in calls.items():
+        # In another order each time: what comes after torchrl finds little in the processor's caches.
+        for name, call in random.Random(round_number).sample([*calls.items()], len(calls)):
             started = time.thread_time()
             for _ in range(CALLS):
                 call()

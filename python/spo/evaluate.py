@@ -11,12 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from spo.reward import ACCEPTED_REWARD
 from spo.store import Trajectory
 
 NUM_RESAMPLES = 2000
 """Bootstrap resamples; the interval's ends are then stable to about a fiftieth of its width."""
+_BLOCK_VALUES = 1 << 20
+"""Most values resampled at once, which bounds memory."""
 
 
 class EvaluationSample(msgspec.Struct, frozen=True):
@@ -156,11 +159,20 @@ def interval_of_means(
     generator = np.random.default_rng(seed)
     means = np.zeros(num_resamples)
     for values in sets:
-        data = np.asarray(values, dtype=np.float64)
-        means += [data[generator.integers(0, len(data), len(data))].mean() for _ in range(num_resamples)]
+        means += resampled_means(np.asarray(values, dtype=np.float64), num_resamples, generator)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means / len(sets), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def resampled_means(
+    values: npt.NDArray[np.float64], count: int, generator: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Means of so many resamples of `values`, each of as many, with replacement: float64 `[count]`."""
+    a_block = max(1, _BLOCK_VALUES // len(values))
+    blocks = (min(a_block, count - start) for start in range(0, count, a_block))
+    means = [values[generator.integers(0, len(values), (block, len(values)))].mean(axis=1) for block in blocks]
+    return np.concatenate(means) if means else np.empty(0)
 
 
 def evaluate(samples: Iterable[EvaluationSample], ks: Sequence[int] = (1, 10), seed: int = 0) -> EvaluationResult:

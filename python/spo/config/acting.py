@@ -111,8 +111,9 @@ class VllmConfig(Section, frozen=True):
 class JudgeConfig(Section, frozen=True):
     """The judge in each worker."""
 
-    num_workers: Positive = 1
-    """Programs judged at once in each rollout worker."""
+    num_workers: Positive = 4
+    """Programs judged at once in each rollout worker. With one, each waits for a core in turn while sampler and trainer
+    have them; waiting for a core counts as no program's time."""
     output_bytes: Positive = 16 << 20
     """Output a test may write. CPU time and memory are limited by each problem."""
     allow_weak_isolation: bool = False

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from spo.evaluate import NUM_RESAMPLES
+from spo.evaluate import NUM_RESAMPLES, resampled_means
 from spo.report import FINAL_ROUND, REFERENCE_ROUND
 from spo.study.definition import Claim
 from spo.study.results import RunResult
@@ -69,12 +69,12 @@ def interval_over_seeds(values: Sequence[Sequence[float]], seed: int = 0) -> tup
         seed: Of the resampling.
     """
     generator = np.random.default_rng(seed)
-    arrays = [np.asarray(of_one, dtype=np.float64) for of_one in values]
-    means = np.empty(NUM_RESAMPLES)
-    for index in range(NUM_RESAMPLES):
-        drawn = generator.integers(0, len(arrays), len(arrays))
-        means[index] = np.mean([generator.choice(arrays[one], len(arrays[one])).mean() for one in drawn])
-    low, high = np.quantile(means, [0.025, 0.975])
+    drawn = generator.integers(0, len(values), (NUM_RESAMPLES, len(values)))
+    means = np.empty(drawn.shape)
+    for index, of_one in enumerate(values):
+        is_drawn = drawn == index
+        means[is_drawn] = resampled_means(np.asarray(of_one, dtype=np.float64), int(is_drawn.sum()), generator)
+    low, high = np.quantile(means.mean(axis=1), [0.025, 0.975])
     return float(low), float(high)
 
 
