@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -339,8 +340,10 @@ async def test_a_step_that_fails_reaches_every_waiter_as_an_engine_error(
     await engine.close()
 
 
-async def expect_failure(engine: ThreadedEngine, request: Request) -> None:
-    with pytest.raises(EngineError, match="RuntimeError: out of memory"):
+async def expect_failure(
+    engine: ThreadedEngine, request: Request, message: str = "RuntimeError: out of memory"
+) -> None:
+    with pytest.raises(EngineError, match=message):
         await engine.generate([request])
 
 
@@ -370,6 +373,22 @@ def test_a_model_spread_over_two_processes_is_sampled_and_updated_like_any_other
         check_drawn_from(changed, requests, run(sampler, requests))
     finally:
         sampler._engine.engine_core.shutdown()
+
+
+async def test_a_killed_process_of_a_spread_model_reaches_every_waiter_as_an_engine_error(tmp_path: Path) -> None:
+    make_model(0, tied=True, heads=(4, 2)).save_pretrained(tmp_path)
+    config = make_config(tensor_parallel_size=2)
+    engine = await ThreadedEngine.start(lambda: load_sampler(config, str(tmp_path), [END]))
+    processes = sorted(multiprocessing.active_children(), key=lambda process: process.name)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for request in make_requests(3, max_new_tokens=100):
+                nursery.start_soon(expect_failure, engine, request, "the engine failed")
+            while engine.statistics().num_active == 0:
+                await trio.sleep(0.01)
+            processes[-1].kill()
+        await expect_failure(engine, make_requests(1)[0], "the engine failed")  # who asks later is told, too
+    await engine.close()
 
 
 def test_a_head_size_that_vllm_has_no_kernel_for_is_named_in_one_line(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ pub fn apply_patch(
             poll(index, interrupt)?;
             let next = chunks.peek().map(|(_, (next, _))| &**next);
             let entry = entry.map_err(damaged)?;
+            // The next entry is read before this chunk is changed, so that what it will need is fetched meanwhile.
             reader.sparse.turn();
             ahead = next.map(|next| reader.read_ahead(next.len()));
             match reader.read_chunk(entry, chunk, next.unwrap_or_default()).map_err(damaged)? {
