@@ -336,13 +336,11 @@ async def test_a_step_that_fails_reaches_every_waiter_as_an_engine_error(
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for request in make_requests(3):
-                nursery.start_soon(expect_failure, engine, request)
+                nursery.start_soon(expect_failure, engine, request, "RuntimeError: out of memory")
     await engine.close()
 
 
-async def expect_failure(
-    engine: ThreadedEngine, request: Request, message: str = "RuntimeError: out of memory"
-) -> None:
+async def expect_failure(engine: ThreadedEngine, request: Request, message: str) -> None:
     with pytest.raises(EngineError, match=message):
         await engine.generate([request])
 
@@ -377,16 +375,15 @@ def test_a_model_spread_over_two_processes_is_sampled_and_updated_like_any_other
 
 async def test_a_killed_process_of_a_spread_model_reaches_every_waiter_as_an_engine_error(tmp_path: Path) -> None:
     make_model(0, tied=True, heads=(4, 2)).save_pretrained(tmp_path)
-    config = make_config(tensor_parallel_size=2)
-    engine = await ThreadedEngine.start(lambda: load_sampler(config, str(tmp_path), [END]))
-    processes = sorted(multiprocessing.active_children(), key=lambda process: process.name)
+    others = multiprocessing.active_children()
+    engine = await ThreadedEngine.start(lambda: load_sampler(make_config(tensor_parallel_size=2), str(tmp_path), [END]))
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for request in make_requests(3, max_new_tokens=100):
                 nursery.start_soon(expect_failure, engine, request, "the engine failed")
             while engine.statistics().num_active == 0:
                 await trio.sleep(0.01)
-            processes[-1].kill()
+            next(process for process in multiprocessing.active_children() if process not in others).kill()
         await expect_failure(engine, make_requests(1)[0], "the engine failed")  # who asks later is told, too
     await engine.close()
 
