@@ -11,7 +11,7 @@ Three arms take turns, with the same steps, trajectories, seed and reference val
 Prints, for each arm, the medians over the rounds of the seconds between two steps and of where they go, and the
 ratios. The first steps, when the pipeline fills, are left out. The reference is made and its samples are drawn before
 the first round.
-For SmolLM2-135M with vLLM on two cores (some ten minutes), in an environment with both:
+For SmolLM2-135M with vLLM, in an environment with both:
 
     python benches/wall_clock.py --preset smollm2-135m --steps 6 --skip 2 --rounds 1 --interval 3 workers.engine=vllm \
         model.path=FOLDER problems.train='["builtin:easy"]' problems.evaluation='["builtin:easy"]' \
