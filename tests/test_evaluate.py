@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spo import evaluate as evaluate_module
 from spo.evaluate import EvaluationSample, bootstrap_interval, evaluate, interval_of_means, pass_at_k, sample_of
 from spo.store import Trajectory
 
@@ -197,3 +198,13 @@ def test_a_stored_response_is_evaluated_with_its_program_and_the_sum_of_its_logp
     )
     assert sample_of(trajectory) == EvaluationSample("a/1", 0.0, "print(1)", -0.75)
     assert sample_of(Trajectory("a", [1], [5], -1.0, "no_code", "evaluation")) == EvaluationSample("a", -1.0)
+
+
+@pytest.mark.parametrize("block_values", [1, 10, 64])
+def test_resamples_are_the_same_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch, block_values: int) -> None:
+    values = np.arange(5.0)
+    at_once = evaluate_module.resampled_means(values, 13, np.random.default_rng(3))
+    monkeypatch.setattr(evaluate_module, "_BLOCK_VALUES", block_values)
+    in_blocks = evaluate_module.resampled_means(values, 13, np.random.default_rng(3))
+    assert len(set(at_once)) > 5
+    np.testing.assert_array_equal(in_blocks, at_once)
