@@ -2,8 +2,8 @@
 
 /// What is written and read at once, at any byte.
 const WORD: usize = 8;
-/// Bytes that the writer's memory grows by.
-const GROWTH: usize = 4096;
+/// Most bits written at once: up to 7 of the byte before wait for them in a word.
+pub(super) const MOST_BITS: u32 = 57;
 
 /// Gathers bits.
 #[derive(Default)]
@@ -16,25 +16,23 @@ pub(super) struct BitWriter {
 }
 
 impl BitWriter {
-    /// Appends the lowest `count` bits of `value`, whose others are zero; at most 32.
+    /// Lets `write` append at most so many bits. What it does not keep in registers is not touched meanwhile.
     #[inline(always)]
-    pub(super) fn write(&mut self, value: u32, count: u32) {
-        self.pending |= u64::from(value) << self.num_pending;
-        self.num_pending += count;
-        // Without a branch that depends on the bits: whole bytes are let go, the rest is written again with what follows.
-        if self.length + WORD > self.memory.len() {
-            self.memory.resize(self.memory.len() + self.memory.len() / 2 + GROWTH, 0);
+    pub(super) fn batch(&mut self, bits: u64, write: impl FnOnce(&mut Batch<'_>)) {
+        let most = self.length + bits.div_ceil(8) as usize + WORD;
+        if most > self.memory.len() {
+            self.memory.resize(most + self.memory.len() / 2, 0);
         }
-        self.memory[self.length..self.length + WORD].copy_from_slice(&self.pending.to_le_bytes());
-        let bytes = self.num_pending / 8;
-        self.length += bytes as usize;
-        self.pending >>= bytes * 8;
-        self.num_pending %= 8;
+        let rest = &mut self.memory[self.length..];
+        let mut batch = Batch { rest, length: 0, pending: self.pending, num_pending: self.num_pending };
+        write(&mut batch);
+        self.length += batch.length;
+        (self.pending, self.num_pending) = (batch.pending, batch.num_pending);
     }
 
     /// Fills the last byte up with zeros.
     pub(super) fn align(&mut self) {
-        self.write(0, self.num_pending.wrapping_neg() % 8);
+        self.batch(8, |batch| batch.write(0, batch.num_pending.wrapping_neg() % 8));
     }
 
     /// The bytes, the last filled up with zeros.
@@ -42,6 +40,30 @@ impl BitWriter {
         self.align();
         self.memory.truncate(self.length);
         self.memory
+    }
+}
+
+/// Bits on their way to a [`BitWriter`].
+pub(super) struct Batch<'a> {
+    rest: &'a mut [u8],
+    length: usize,
+    pending: u64,
+    num_pending: u32,
+}
+
+impl Batch<'_> {
+    /// Appends the lowest `count` bits of `value`, whose others are zero; at most [`MOST_BITS`]. Each call waits for the one
+    /// before: few with many bits are faster.
+    #[inline(always)]
+    pub(super) fn write(&mut self, value: u64, count: u32) {
+        self.pending |= value << self.num_pending;
+        self.num_pending += count;
+        // Without a branch that depends on the bits: whole bytes are let go, the rest is written again with what follows.
+        self.rest[self.length..self.length + WORD].copy_from_slice(&self.pending.to_le_bytes());
+        let bytes = self.num_pending / 8;
+        self.length += bytes as usize;
+        self.pending >>= bytes * 8;
+        self.num_pending %= 8;
     }
 }
 

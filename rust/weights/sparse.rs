@@ -7,7 +7,7 @@
 
 use super::CHUNK_ELEMENTS;
 use super::apply::take;
-use super::bits::{BitWriter, bits_at, word_at};
+use super::bits::{BitWriter, MOST_BITS, bits_at, word_at};
 use super::memory::prefetch;
 use super::patch::Change;
 use super::steps::{self, StepReader, StepWriter};
@@ -19,8 +19,6 @@ const MAX_RICE: u32 = CHUNK_ELEMENTS.ilog2() - 1;
 const GUESSES: (u32, u32) = (4, 1);
 /// Parameters tried.
 const PARAMETERS: usize = (GUESSES.0 + 1 + GUESSES.1) as usize;
-/// Most bits written at once.
-const MOST_BITS: u32 = 32;
 
 /// The gaps of a chunk and how they are best coded.
 #[derive(Default)]
@@ -73,16 +71,20 @@ impl SparseWriter {
     /// Appends the changes of one chunk.
     pub(super) fn write(&mut self, changes: &[Change], rice: &Rice) {
         let parameter = rice.parameter;
-        for gap in &rice.gaps {
-            let mut quotient = gap >> parameter;
-            while quotient >= MOST_BITS {
-                self.quotients.write(0, MOST_BITS);
-                quotient -= MOST_BITS;
+        self.quotients.batch(rice.bits, |batch| {
+            for gap in &rice.gaps {
+                let mut zeros = gap >> parameter;
+                while zeros >= MOST_BITS {
+                    batch.write(0, MOST_BITS);
+                    zeros -= MOST_BITS;
+                }
+                batch.write(1 << zeros, zeros + 1);
             }
-            self.quotients.write(1 << quotient, quotient + 1);
-            self.remainders.write(gap & ((1 << parameter) - 1), parameter);
-        }
+        });
         self.quotients.align();
+        self.remainders.batch(rice.bits, |batch| {
+            rice.gaps.iter().for_each(|gap| batch.write((gap & ((1 << parameter) - 1)).into(), parameter));
+        });
         self.remainders.align();
         self.steps.extend(changes);
     }

@@ -21,6 +21,10 @@ const LENGTHS: usize = 16;
 const LONG: u16 = 3;
 /// Higher parts are written in two bits each, four a byte.
 const HIGHS_A_BYTE: usize = 4;
+/// Steps that scales are chosen by.
+const SAMPLE: usize = 1 << 16;
+/// Steps written before memory is made for more.
+const STEPS_A_BATCH: usize = 4096;
 /// The sign, above a distance of 15 bits.
 const DOWN: u16 = 0x8000;
 
@@ -82,9 +86,10 @@ impl StepWriter {
         self.steps.extend(changes.iter().map(|change| (exponent(change.old), distance(change.old, change.new))));
     }
 
+    /// The best scale of each exponent, judged by [`SAMPLE`] steps or a few more.
     fn scales(&self) -> [u8; EXPONENTS] {
         let mut counts = [[0u64; LENGTHS]; EXPONENTS];
-        for &(exponent, distance) in &self.steps {
+        for &(exponent, distance) in self.steps.iter().step_by((self.steps.len() / SAMPLE).max(1)) {
             counts[exponent as usize][bit_length(distance & !DOWN)] += 1;
         }
         counts.map(|counts| {
@@ -100,16 +105,24 @@ impl StepWriter {
     pub(super) fn finish(self) -> Result<[Vec<u8>; 4]> {
         let scales = self.scales();
         let (mut bits, mut longs) = (BitWriter::default(), Vec::new());
-        let mut highs = vec![0u8; self.steps.len().div_ceil(HIGHS_A_BYTE)];
-        for (index, &(exponent, step)) in self.steps.iter().enumerate() {
-            let (scale, distance) = (scales[exponent as usize], step & !DOWN);
-            let lower = distance & ((1 << scale) - 1);
-            bits.write(u32::from(step >> 15) | u32::from(lower) << 1, 1 + u32::from(scale));
-            let high = (distance >> scale).min(LONG);
-            highs[index / HIGHS_A_BYTE] |= (high as u8) << (index % HIGHS_A_BYTE * 2);
-            if high == LONG {
-                longs.extend_from_slice(&distance.to_le_bytes());
-            }
+        let mut highs = Vec::with_capacity(self.steps.len().div_ceil(HIGHS_A_BYTE));
+        for steps in self.steps.chunks(STEPS_A_BATCH) {
+            bits.batch(steps.len() as u64 * u64::from(1 + MAX_SCALE), |batch| {
+                for steps in steps.chunks(HIGHS_A_BYTE) {
+                    let mut byte = 0;
+                    for (index, &(exponent, step)) in steps.iter().enumerate() {
+                        let (scale, distance) = (scales[exponent as usize], step & !DOWN);
+                        let lower = distance & ((1 << scale) - 1);
+                        batch.write(u64::from(step >> 15) | u64::from(lower) << 1, 1 + u32::from(scale));
+                        let high = (distance >> scale).min(LONG);
+                        byte |= (high as u8) << (index * 2);
+                        if high == LONG {
+                            longs.extend_from_slice(&distance.to_le_bytes());
+                        }
+                    }
+                    highs.push(byte);
+                }
+            });
         }
         Ok([write_scales(&scales), bits.finish(), compress(&highs)?, longs])
     }
