@@ -31,7 +31,7 @@ test: install
 # the first one, and all that is not in .ci/vllm-requirements.txt; spo itself comes from the tree. The tests step one engine
 # from several threads, and each thread of OpenMP's takes the number of its threads from the environment.
 test-vllm: install $(VLLM_VENV)/installed
-	OMP_NUM_THREADS=1 PYTHONPATH=python $(VLLM_BIN)/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_map.py tests/test_vllm_plugin.py tests/test_vllm_training.py
+	OMP_NUM_THREADS=1 PYTHONPATH=python $(VLLM_BIN)/python -m pytest -m vllm tests/test_vllm*.py
 
 $(VLLM_VENV)/installed: $(VENV)/installed .ci/vllm-requirements.txt
 	test -x $(VLLM_BIN)/python || $(BIN)/python -m venv $(VLLM_VENV)

@@ -100,6 +100,8 @@ def _engine_arguments(config: Config, model_path: str, on_cpu: bool) -> dict[str
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "kv_cache_memory_bytes": settings.kv_cache_bytes or (CPU_CACHE_BYTES if on_cpu else None),
         "enable_prefix_caching": True,
+        # After a part of a prompt vLLM winds the request's generator back, which generators on a CPU cannot do.
+        "enable_chunked_prefill": False if on_cpu else None,
         # Compiling for a CPU takes minutes.
         "enforce_eager": settings.enforce_eager or on_cpu,
         "logprobs_mode": "processed_logprobs",
