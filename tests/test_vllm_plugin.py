@@ -67,6 +67,29 @@ with WeightPublisher(token=b"^") as publisher:
 """
 
 
+TRAINER_PROGRAM = """
+import torch
+from vllm.distributed.weight_transfer.base import ModuleSource
+from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+from spo.vllm_plugin import SpoTrainerInit
+from spo.weights import WeightSubscriber
+
+
+class Client:
+    def __getattr__(self, name):
+        return lambda *arguments: print(name, *arguments) or told.extend(arguments)
+
+
+told = []
+model = torch.nn.Linear(3, 2)
+sender = WeightTransferTrainerFactory.trainer_init(SpoTrainerInit(rank=0), client=Client(), source=ModuleSource(model))
+sender.send_weights()
+snapshot = WeightSubscriber(told[0]["publishers"], token=b"").fetch(1)
+print("same", bool((snapshot.tensor("weight") == model.weight.detach().numpy()).all()))
+sender.shutdown()
+"""
+
+
 @torch.no_grad()
 def greedy(model: LlamaForCausalLM, num_tokens: int) -> list[int]:
     tokens = [5, 6, 7]
@@ -110,6 +133,13 @@ def test_the_example_has_vllm_sample_what_a_plain_trainer_has_just_learned(
     assert len(lines) == 20
     assert lines[0] != f"after step 1: {[7] * 8}"
     assert lines[-1] == f"after step 20: {[7] * 8}"
+
+
+def test_a_trainer_in_a_process_without_an_engine_finds_its_side(environment: dict[str, str]) -> None:
+    lines = run_program(environment, "-c", TRAINER_PROGRAM)
+    calls = [line.split()[0] for line in lines if line.split()[0].endswith(("engine", "update", "weights"))]
+    assert calls == ["init_weight_transfer_engine", "start_weight_update", "update_weights", "finish_weight_update"]
+    assert "same True" in lines
 
 
 @pytest.mark.timeout(960)

@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Makes both sides known to vLLM; called by it in each of its processes, and harmless when called again."""
+    """Makes both sides known to vLLM; called by it in each of its processes, and when this module is imported."""
     from vllm.distributed.weight_transfer import factory
 
     with contextlib.suppress(ValueError):
@@ -279,3 +279,6 @@ def _to_torch(array: npt.NDArray[Any]) -> Tensor:
 
 def _kinds(snapshot: Snapshot) -> dict[str, tuple[tuple[int, ...], Any]]:
     return {name: (array.shape, array.dtype) for name, array in snapshot.items()}
+
+
+register()  # in a trainer's process vLLM may never look for plug-ins
