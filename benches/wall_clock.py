@@ -13,9 +13,9 @@ ratios. The first steps, when the pipeline fills, are left out. The reference is
 the first round.
 For SmolLM2-135M with vLLM, in an environment with both:
 
-    python benches/wall_clock.py --preset smollm2-135m --steps 6 --skip 2 --rounds 1 --interval 3 workers.engine=vllm \
-        model.path=FOLDER problems.train='["builtin:easy"]' problems.evaluation='["builtin:easy"]' \
-        values.num_samples=2 batch.num_trajectories=8 sampling.max_new_tokens=96
+    python benches/wall_clock.py --preset smollm2-135m --steps 24 --skip 4 --rounds 1 workers.engine=vllm \
+        model.path=FOLDER problems.train='["builtin:easy"]' problems.evaluation='["builtin:clock"]' \
+        values.num_samples=2 batch.num_trajectories=2 sampling.samples_per_problem=2 sampling.max_new_tokens=64
 """
 
 from __future__ import annotations
@@ -101,10 +101,12 @@ def train(arguments: argparse.Namespace, folder: Path, name: str, settings: list
 
 
 def summary(run: Path, skip: int) -> dict[str, float]:
-    """Means over the steps of a run, from its journal."""
+    """Means over the steps of a run, from its journal. Sampling runs ahead: it is spread over all steps."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if "time/step_s" in line][skip:]
-    return {part: fmean(line.get(part, 0.0) for line in steps) for part in PARTS}
+    steps = [line for line in lines if "time/step_s" in line]
+    sampling = sum(line.get("time/sampling_s", 0.0) for line in lines if line["phase"] == "training") / len(steps)
+    means = {part: fmean(line.get(part, 0.0) for line in steps[skip:]) for part in PARTS}
+    return means | {"time/sampling_s": sampling}
 
 
 if __name__ == "__main__":

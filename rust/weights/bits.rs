@@ -16,7 +16,7 @@ pub(super) struct BitWriter {
 }
 
 impl BitWriter {
-    /// Lets `write` append at most so many bits. What it does not keep in registers is not touched meanwhile.
+    /// Lets `write` append at most so many bits. Where they stand is in local variables meanwhile, which stay in registers.
     #[inline(always)]
     pub(super) fn batch(&mut self, bits: u64, write: impl FnOnce(&mut Batch<'_>)) {
         let most = self.length + bits.div_ceil(8) as usize + WORD;
@@ -52,8 +52,7 @@ pub(super) struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Appends the lowest `count` bits of `value`, whose others are zero; at most [`MOST_BITS`]. Each call waits for the one
-    /// before: few with many bits are faster.
+    /// Appends the lowest `count` bits of `value`, whose others are zero; at most [`MOST_BITS`].
     #[inline(always)]
     pub(super) fn write(&mut self, value: u64, count: u32) {
         self.pending |= value << self.num_pending;
