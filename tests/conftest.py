@@ -16,7 +16,7 @@ hypothesis.settings.register_profile("spo", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("spo")
 
-# `make test-vllm` runs these files, and fails where none of their tests can be collected. One of them is about vLLM's absence.
+# `make test-vllm` names these files, and fails without vLLM. `test_vllm_loading.py` is about its absence too.
 collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_vllm.py", "test_vllm_[!l]*.py"]
 
 # What a shell starts in the background ignores SIGINT, and so would the children that tests send it to.
