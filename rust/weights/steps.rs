@@ -21,7 +21,7 @@ const LENGTHS: usize = 16;
 const LONG: u16 = 3;
 /// Higher parts are written in two bits each, four a byte.
 const HIGHS_A_BYTE: usize = 4;
-/// Steps that scales are chosen by.
+/// Steps that scales are chosen by, at least, if there are as many.
 const SAMPLE: usize = 1 << 16;
 /// Steps written before memory is made for more.
 const STEPS_A_BATCH: usize = 4096;
@@ -86,7 +86,7 @@ impl StepWriter {
         self.steps.extend(changes.iter().map(|change| (exponent(change.old), distance(change.old, change.new))));
     }
 
-    /// The best scale of each exponent, judged by [`SAMPLE`] steps or a few more.
+    /// The best scale of each exponent, judged by [`SAMPLE`] steps, by up to twice as many, or by all there are.
     fn scales(&self) -> [u8; EXPONENTS] {
         let mut counts = [[0u64; LENGTHS]; EXPONENTS];
         for &(exponent, distance) in self.steps.iter().step_by((self.steps.len() / SAMPLE).max(1)) {
