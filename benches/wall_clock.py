@@ -6,7 +6,8 @@ Three arms take turns, with the same steps, trajectories, seed and reference val
 
 - `synchronous`: a sample is at most one step old when it is trained on (`replay.max_staleness=1`, the least that a
   run takes), so sampler and trainer wait for each other in every step;
-- `interval 1`, `interval 10`: versions are published every step or every tenth, sampling goes on meanwhile.
+- `interval 1`, `interval 10`: versions are published every step or every tenth, sampling goes on meanwhile, up to four
+  steps further ahead than the interval makes it: without a bound all would be sampled before much was trained.
 
 Prints, for each arm, the medians over the rounds of the seconds between two steps and of where they go, and the
 ratios. The first steps, when the pipeline fills, are left out. The reference is made and its samples are drawn before
@@ -29,6 +30,8 @@ import time
 from pathlib import Path
 from statistics import fmean, median
 
+STEPS_AHEAD = 4
+
 PARTS = {
     "time/between_steps_s": "from step to step",
     "time/step_s": "forward, backward, update",
@@ -44,9 +47,10 @@ def main() -> None:
     arguments = parse_arguments()
     arms = {
         "synchronous": ["weights.model_update_interval=1", "replay.max_staleness=1"],
-        "interval 1": ["weights.model_update_interval=1", f"replay.max_staleness={4 * arguments.interval}"],
+        "interval 1": ["weights.model_update_interval=1", f"replay.max_staleness={1 + STEPS_AHEAD}"],
         f"interval {arguments.interval}": [
-            f"weights.model_update_interval={arguments.interval}", f"replay.max_staleness={4 * arguments.interval}"
+            f"weights.model_update_interval={arguments.interval}",
+            f"replay.max_staleness={arguments.interval + STEPS_AHEAD}",
         ],
     }  # fmt: skip
     taken: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
