@@ -9,11 +9,9 @@ const GROUP: usize = 32;
 /// Lanes of the state hash in a group.
 const LANES: usize = GROUP / LANE_ELEMENTS;
 /// Groups compared before the first change among them is looked at. Whether a group differs cannot be foretold, so a branch
-/// for each would cost as much as comparing several.
+/// for each would cost as much as comparing several. As many are on their way from memory meanwhile: the processor alone looks
+/// no further ahead than what was read, so memory would stand still while changes are looked at.
 const GROUPS: usize = 64;
-/// Groups behind them that are fetched from memory while the changes are looked at: the processor itself goes on behind these
-/// once they are read, but does not begin before. All of them would be more work than it saves.
-const GROUPS_AHEAD: usize = 24;
 
 /// Fills `changes` with every place where `new` differs from `old`, in order. Returns how much the state hash of `new` is
 /// above that of `old`, modulo 2^64: what it needs is at hand here, and in memory later.
@@ -55,6 +53,7 @@ fn changes_by(
     changes: &mut Vec<Change>,
 ) -> u64 {
     changes.clear();
+    let all = (old, new);
     let (old_groups, old_rest) = old.as_chunks::<GROUP>();
     let (new_groups, new_rest) = new.as_chunks::<GROUP>();
     let mut above = 0u64;
@@ -62,13 +61,11 @@ fn changes_by(
     for (run, (olds, news)) in old_groups.chunks(GROUPS).zip(new_groups.chunks(GROUPS)).enumerate() {
         let mut groups = 0u64;
         for (group, ((old, new), elements)) in olds.iter().zip(news).zip(&mut elements).enumerate() {
+            let next = ((run + 1) * GROUPS + group) * GROUP;
+            prefetch(all.0, next);
+            prefetch(all.1, next);
             *elements = differing(old, new);
             groups |= u64::from(*elements != 0) << group;
-        }
-        for ahead in 0..GROUPS_AHEAD {
-            let next = ((run + 1) * GROUPS + ahead) * GROUP;
-            prefetch(old, next);
-            prefetch(new, next);
         }
         while groups != 0 {
             let group = groups.trailing_zeros() as usize;

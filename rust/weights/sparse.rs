@@ -17,6 +17,8 @@ use crate::Result;
 const MAX_RICE: u32 = CHUNK_ELEMENTS.ilog2() - 1;
 /// How far below and above the first guess a parameter is looked for: uneven gaps want a smaller one.
 const GUESSES: (u32, u32) = (4, 1);
+/// Gaps that a parameter is chosen by, at least, if there are as many.
+const SAMPLE: usize = 256;
 /// Parameters tried.
 const PARAMETERS: usize = (GUESSES.0 + 1 + GUESSES.1) as usize;
 
@@ -41,15 +43,19 @@ impl Rice {
         let guess = (u64::from(next) * 7 / (10 * count.max(1))).max(1).ilog2();
         let first = guess.saturating_sub(GUESSES.0);
         let mut quotients = [0u32; PARAMETERS];
-        for gap in &self.gaps {
+        let sample = self.gaps.iter().step_by((self.gaps.len() / SAMPLE).max(1));
+        let sampled = sample.len() as u64;
+        for gap in sample {
             for (at, sum) in (first..).zip(&mut quotients) {
                 *sum += gap >> at;
             }
         }
         let costs = (first..=MAX_RICE.min(guess + GUESSES.1))
             .zip(quotients)
-            .map(|(parameter, quotients)| (u64::from(quotients) + count * u64::from(1 + parameter), parameter));
-        (self.bits, self.parameter) = costs.min().unwrap_or_default();
+            .map(|(parameter, quotients)| (u64::from(quotients) + sampled * u64::from(1 + parameter), parameter));
+        self.parameter = costs.min().unwrap_or_default().1;
+        let quotients: u32 = self.gaps.iter().map(|gap| gap >> self.parameter).sum();
+        self.bits = u64::from(quotients) + count * u64::from(1 + self.parameter);
     }
 }
 
