@@ -4,8 +4,8 @@
 
 Three arms take turns, with the same steps, trajectories, seed and reference values, every trajectory used once:
 
-- `synchronous`: a sample is at most one step old when it is trained on (`replay.max_staleness=1`, the least that a
-  run takes), so sampler and trainer wait for each other in every step;
+- `synchronous`: each batch is sampled with the weights that it changes (`replay.max_staleness=0`), so sampler and
+  trainer take turns;
 - `interval 1`, `interval 10`: versions are published every step or every tenth, sampling goes on meanwhile, up to four
   steps further ahead than the interval makes it: without a bound all would be sampled before much was trained.
 
@@ -46,7 +46,7 @@ def main() -> None:
     """Runs the arms in turns and prints."""
     arguments = parse_arguments()
     arms = {
-        "synchronous": ["weights.model_update_interval=1", "replay.max_staleness=1"],
+        "synchronous": ["weights.model_update_interval=1", "replay.max_staleness=0"],
         "interval 1": ["weights.model_update_interval=1", f"replay.max_staleness={1 + STEPS_AHEAD}"],
         f"interval {arguments.interval}": [
             f"weights.model_update_interval={arguments.interval}",

@@ -45,7 +45,7 @@ def test_overrides_reach_their_fields_with_their_types() -> None:
         ("workers.engine=typewriter", ["workers.engine", "typewriter"]),
         ("evaluation.ks=[1, 50]", ["pass@50", "evaluation.num_samples"]),
         ("sampling.temperature_min=2.0", ["sampling.temperature_min", "sampling.temperature_max"]),
-        ("replay.max_staleness=1", ["replay.max_staleness", "weights.model_update_interval"]),
+        ("replay.max_staleness=0", ["replay.max_staleness", "weights.model_update_interval"]),
         ("sampling.max_new_tokens=4096", ["batch.token_budget", "sampling.max_new_tokens"]),
         ("batch.group_size=3", ["batch.num_trajectories (64)", "batch.group_size (3)"]),
         ("batch.group_size=32", ["sampling.samples_per_problem", "batch.group_size (32)"]),

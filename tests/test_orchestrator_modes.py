@@ -20,6 +20,7 @@ MODES = {
     "groups": ["batch.group_size=2", "sampling.samples_per_problem=4"],
     "uniform": ["replay.order=uniform"],
     "recent": ["replay.order=recent", "replay.half_life=2"],
+    "on-policy": ["replay.max_staleness=0", "weights.model_update_interval=1"],
 }
 LINE = tuple[dict[str, Any], list[Trajectory]]
 
@@ -47,6 +48,7 @@ def test_a_run_keeps_its_bounds_in_every_mode_and_is_replayed(mode: str, tmp_pat
     orchestrate(run_dir, trainer, ScriptedWorker(run_dir))
     lines = trained_on(run_dir)
     assert len(lines) == 12
+    max_staleness = load_config(str(run_dir / "config.toml"), []).replay.max_staleness
     uses: Counter[int] = Counter()
     for line, items in lines:
         online = [source == "online" for source in sources_of(line)]
@@ -56,7 +58,7 @@ def test_a_run_keeps_its_bounds_in_every_mode_and_is_replayed(mode: str, tmp_pat
             for item, is_online in zip(items, online, strict=True)
             if is_online
         ]
-        assert max(ages, default=0) <= 6
+        assert max(ages, default=0) <= max_staleness
     assert max(uses.values()) <= 2
     replay_dir = make_replay(run_dir)
     again = ScriptedTrainer(replay_dir)

@@ -121,7 +121,8 @@ class ReplayConfig(Section, frozen=True):
     max_uses: Positive = 1
     """How often an online trajectory may be trained on."""
     max_staleness: Count = 64
-    """How many optimiser steps the weights that sampled a trajectory may be behind when it is trained on."""
+    """How many optimiser steps the weights that sampled a trajectory may be behind when it is trained on; at least
+    `weights.model_update_interval` less one. 0: on-policy, sampling and training take turns."""
     order: Literal["oldest", "uniform", "recent"] = "oldest"
     """Which go first. `oldest`: the least used, among them those of the oldest weights, so that none grows too old
     before it was trained on; `uniform`: the least used, among them any; `recent`: any, with a chance that halves with

@@ -38,10 +38,11 @@ def check_together(config: Config) -> None:
     _check_groups(config)
     _check_online_values(config)
     _check_curriculum(config.curriculum)
-    if config.replay.max_staleness < config.weights.model_update_interval:
+    interval = config.weights.model_update_interval
+    if config.replay.max_staleness < interval - 1:
         raise ConfigError(
-            f"replay.max_staleness ({config.replay.max_staleness}) is below weights.model_update_interval "
-            f"({config.weights.model_update_interval}): every sample would be too old; raise replay.max_staleness"
+            f"replay.max_staleness ({config.replay.max_staleness}) is below weights.model_update_interval - 1 "
+            f"({interval - 1}): every sample would be too old before new weights come; raise replay.max_staleness"
         )
     if max(config.evaluation.ks, default=1) > config.evaluation.num_samples:
         raise ConfigError(
