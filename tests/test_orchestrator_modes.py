@@ -44,11 +44,11 @@ def sources_of(line: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_run_keeps_its_bounds_in_every_mode_and_is_replayed(mode: str, tmp_path: Path) -> None:
     run_dir = make_run(tmp_path, "problems.evaluation=[]", *MODES[mode])
-    trainer = ScriptedTrainer(run_dir)
+    config = load_config(str(run_dir / "config.toml"))
+    trainer = ScriptedTrainer(run_dir, model_update_interval=config.weights.model_update_interval)
     orchestrate(run_dir, trainer, ScriptedWorker(run_dir))
     lines = trained_on(run_dir)
     assert len(lines) == 12
-    max_staleness = load_config(str(run_dir / "config.toml"), []).replay.max_staleness
     uses: Counter[int] = Counter()
     for line, items in lines:
         online = [source == "online" for source in sources_of(line)]
@@ -58,7 +58,7 @@ def test_a_run_keeps_its_bounds_in_every_mode_and_is_replayed(mode: str, tmp_pat
             for item, is_online in zip(items, online, strict=True)
             if is_online
         ]
-        assert max(ages, default=0) <= max_staleness
+        assert max(ages, default=0) <= config.replay.max_staleness
     assert max(uses.values()) <= 2
     replay_dir = make_replay(run_dir)
     again = ScriptedTrainer(replay_dir)
