@@ -14,10 +14,10 @@ Two rules bound it by `max_staleness`, and nothing is thrown away for it:
    they are too old can take.
 
 No deadlock: while the trainer waits, `steps_done` stands still. With less than one batch in supply the needed version
-is `steps_done − max_staleness`, which the version published once those steps are over satisfies, because versions come every
-`model_update_interval` steps and `max_staleness` is at least one less (`spo.config` checks it). With an interval of 1 and
-no staleness sampler and trainer take turns: each batch is sampled with the weights that it changes. What was admitted
-finishes or is dispatched anew with a version needed *then*, so rule 2 ends as well.
+is `steps_done − max_staleness`. The last one published once those steps are over is as young, because versions come
+every `model_update_interval` steps and `max_staleness` is at least one less (`spo.config` checks it). What was admitted
+finishes or is dispatched anew with a version needed *then*, so rule 2 ends as well. With an interval of 1 and no
+staleness, sampler and trainer take turns: each batch is sampled with the weights that it changes.
 `tests/test_orchestrator_admission.py` simulates this for any speeds.
 """
 
