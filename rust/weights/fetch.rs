@@ -2,19 +2,13 @@
 //! cut where the last good chunk ended. A chunk counts only once its state hash is right. With a
 //! base, patches to it are tried first.
 
-use std::time::Instant;
-
 use super::apply::apply_patch;
 use super::exchange::{Attempt, Begun, Failure, Fetch};
-use super::hash::StateHasher;
-use super::link::{Link, LinkError};
+use super::link::Link;
 use super::manifest::{Manifest, rank_hash};
 use super::wire::{FrameKind, Request};
 use super::{CHUNK_ELEMENTS, DType, state_hash};
 use crate::{Error, Interrupt};
-
-/// Bytes read at once and then hashed: they fit a core's own cache.
-const PIECE_BYTES: usize = 128 << 10;
 
 /// One rank, its connection (if it lasts) and its manifest.
 pub(super) struct RankFetch<'a> {
@@ -92,7 +86,8 @@ impl<'a> RankFetch<'a> {
                 let what = format!("chunk {} of {} bytes", header.index, header.length);
                 return Err(Attempt::Damaged(format!("{what} instead of chunk {}", hashes.len())));
             }
-            let hash = read_chunk(&mut link, chunk, fetch.frame_deadline())?;
+            link.read_exact(chunk, "a chunk", fetch.frame_deadline())?;
+            let hash = state_hash(chunk); // of what is in memory now
             if hash != header.state_hash {
                 return Err(Attempt::Damaged(format!("chunk {} with a wrong state hash", header.index)));
             }
@@ -183,16 +178,6 @@ impl<'a> RankFetch<'a> {
         let what = format!("{} was restarted during the fetch of version {}", self.address, self.fetch.version);
         Err(Attempt::Failed(Failure::Restarted(what)))
     }
-}
-
-/// Fills the chunk and returns its state hash, computed from the memory itself while the next piece is on its way.
-fn read_chunk(link: &mut Link<'_>, chunk: &mut [u8], deadline: Instant) -> Result<u64, LinkError> {
-    let mut hasher = StateHasher::new(chunk.len());
-    for piece in chunk.chunks_mut(PIECE_BYTES) {
-        link.read_exact(piece, "a chunk", deadline)?;
-        hasher.update(piece);
-    }
-    Ok(hasher.finish())
 }
 
 /// Applies a patch to a shard, whose hashes may be known; returns the new ones. An error has left the shard as it was.

@@ -76,38 +76,12 @@ fn last_block(bytes: &[u8]) -> u64 {
 
 /// The state hash of `bytes`: of their values, places and number.
 pub fn state_hash(bytes: &[u8]) -> u64 {
-    let mut hasher = StateHasher::new(bytes.len());
-    hasher.update(bytes);
-    hasher.finish()
-}
-
-/// The state hash of memory that is filled in pieces, each hashed while the processor still has it at hand.
-pub(super) struct StateHasher {
-    hash: u64,
-    /// Blocks seen.
-    blocks: usize,
-}
-
-impl StateHasher {
-    /// Of `length` bytes.
-    pub(super) fn new(length: usize) -> Self {
-        StateHasher { hash: splitmix(length as u64), blocks: 0 }
+    let (blocks, rest) = bytes.as_chunks::<BLOCK_BYTES>();
+    let mut hash = splitmix(bytes.len() as u64);
+    for (index, block) in blocks.iter().enumerate() {
+        hash = hash.wrapping_add(full_block(block).wrapping_mul(multiplier(index)));
     }
-
-    /// The next piece; all but the last are whole blocks of 1 KiB.
-    pub(super) fn update(&mut self, piece: &[u8]) {
-        let (blocks, rest) = piece.as_chunks::<BLOCK_BYTES>();
-        for (index, block) in (self.blocks..).zip(blocks) {
-            self.hash = self.hash.wrapping_add(full_block(block).wrapping_mul(multiplier(index)));
-        }
-        self.blocks += blocks.len();
-        self.hash = self.hash.wrapping_add(last_block(rest).wrapping_mul(multiplier(self.blocks)));
-    }
-
-    /// The hash, once all pieces were seen.
-    pub(super) fn finish(self) -> u64 {
-        self.hash
-    }
+    hash.wrapping_add(last_block(rest).wrapping_mul(multiplier(blocks.len())))
 }
 
 /// Elements of a lane.
@@ -172,16 +146,6 @@ mod tests {
             }
         }
         assert_eq!(state_hash(&bytes), hash);
-    }
-
-    #[test]
-    fn pieces_have_the_hash_of_the_whole() {
-        let bytes: Vec<u8> = (0..10_000u32).map(|i| splitmix(i.into()) as u8).collect();
-        for length in [0, 1, 1024, 2048, 5000, 10_000] {
-            let mut hasher = StateHasher::new(length);
-            bytes[..length].chunks(2 * BLOCK_BYTES).for_each(|piece| hasher.update(piece));
-            assert_eq!(hasher.finish(), state_hash(&bytes[..length]), "{length} bytes");
-        }
     }
 
     #[test]
