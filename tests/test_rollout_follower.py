@@ -41,6 +41,7 @@ class FakePublishers:
         self.errors: dict[int, list[Exception]] = {}
         self.fetched: list[int] = []
         self.bases: list[int | None] = []
+        self.spares: list[int | None] = []
         self.gate = threading.Event()
         self.gate.set()
 
@@ -48,9 +49,12 @@ class FakePublishers:
         assert addresses == ["a:1", "b:2"]
         return self
 
-    def fetch(self, version: int, *, base: FakeSnapshot | None = None) -> FakeSnapshot:
+    def fetch(
+        self, version: int, *, base: FakeSnapshot | None = None, into: FakeSnapshot | None = None
+    ) -> FakeSnapshot:
         self.fetched.append(version)
         self.bases.append(base and base.version)
+        self.spares.append(into and into.version)
         assert self.gate.wait(timeout=30)
         if self.errors.get(version):
             raise self.errors[version].pop(0)
@@ -164,11 +168,12 @@ async def test_the_base_of_a_fetch_is_the_version_that_the_engine_took() -> None
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(follower.run)
-            for version in (1, 2, 3):
+            for version in (1, 2, 3, 4):
                 follower.offer(new_version(version))
                 await follower.wait_for(version, timeout_s=20)
             nursery.cancel_scope.cancel()
-    assert list(zip(publishers.fetched, publishers.bases, strict=True)) == [(1, None), (2, 1), (2, 1), (3, 2)]
+    given = list(zip(publishers.fetched, publishers.bases, publishers.spares, strict=True))
+    assert given == [(1, None, None), (2, 1, None), (2, 1, None), (3, 2, 1), (4, 3, 2)]
 
 
 class KeepingEngine(FakeEngine):

@@ -115,6 +115,57 @@ def test_a_version_is_fetched_as_patches_to_one_that_is_held(publisher):
         np.testing.assert_array_equal(held[name], before[name])
 
 
+def test_a_version_is_received_into_the_memory_of_one_that_is_needed_no_longer(publisher):
+    rng = np.random.default_rng(3)
+    matrix, bias = rng.integers(0, 2**16, size=600_000, dtype=np.uint16), np.zeros(3, np.float32)
+    held = []
+    for version in range(5):
+        matrix[version::1000] ^= 1
+        bias += 1
+        publisher.publish(version, [shard("matrix", matrix, (6, 100_000)), shard("bias", bias)])
+        base = held[-1] if version in (1, 3) else None  # changes, or all of it
+        into = held[-2] if version >= 2 else None
+        memory = {} if into is None else dict(into)
+        before = {} if base is None else {name: base[name].copy() for name in base}
+        held.append(subscriber(publisher).fetch(version, base=base, into=into))
+        np.testing.assert_array_equal(held[-1]["matrix"], matrix.reshape(6, 100_000))
+        np.testing.assert_array_equal(held[-1]["bias"], bias)
+        assert all(np.shares_memory(held[-1][name], array) for name, array in memory.items())
+        assert not memory or not into
+        for name, array in before.items():
+            np.testing.assert_array_equal(base[name], array)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [("v", np.full(4, 9, np.uint16)), ("w", np.full(5, 9, np.uint16)), ("w", np.full(2, 9, np.float32))],
+    ids=["name", "size", "type"],
+)
+def test_memory_of_another_name_size_or_type_is_left_alone(publisher, name, array):
+    publisher.publish(1, [shard("w", np.arange(4, dtype=np.uint16))])
+    fetched = subscriber(publisher).fetch(1, into=Snapshot(0, {name: array}))
+    np.testing.assert_array_equal(fetched["w"], np.arange(4, dtype=np.uint16))
+    assert set(array) == {9}
+
+
+def test_a_base_is_never_written_over(publisher):
+    for version in (1, 2):
+        publisher.publish(version, [shard("w", np.full(4, version, np.uint16))])
+    base = subscriber(publisher).fetch(1)
+    for into in (base, Snapshot(0, {"w": base["w"][:]})):
+        with pytest.raises(ValueError, match="into shares memory with base: 'w'"):
+            subscriber(publisher).fetch(2, base=base, into=into)
+    np.testing.assert_array_equal(base["w"], np.ones(4, np.uint16))
+
+
+def test_after_a_failed_fetch_its_memory_is_gone(publisher):
+    publisher.publish(3, [shard("w", np.ones(4, np.float32))])
+    into = subscriber(publisher).fetch(3)
+    with pytest.raises(VersionGone):
+        subscriber(publisher).fetch(2, into=into)
+    assert not into
+
+
 def test_a_version_that_is_not_yet_published_is_waited_for(publisher):
     late = threading.Timer(0.2, publisher.publish, (1, [shard("w", np.ones(3, np.float32))]))
     late.start()

@@ -23,6 +23,25 @@ fn fetch_from(publishers: &[WeightPublisher], version: u64) -> Result<Snapshot> 
     fetch(&addresses, version, 20_000)
 }
 
+fn fetch_into(publisher: &WeightPublisher, memory: &[u8]) -> Result<Snapshot<Vec<u8>>> {
+    let subscriber = WeightSubscriber::new(vec![publisher.address().into()], TOKEN.into(), Duration::from_secs(20))?;
+    let give = |name: &str, dtype, elements| {
+        assert_eq!((name, dtype, elements), ("w", DType::Float32, 2));
+        Ok(memory.to_vec())
+    };
+    subscriber.fetch_into(4, None, None, Interrupt::never(), give)
+}
+
+#[test]
+fn tensors_arrive_in_memory_of_the_callers_and_it_must_be_of_their_size() {
+    let publisher = publisher(0, 1, 1);
+    publisher.publish(4, &[shard("w", &[2], 0, &[1, 2, 3, 4, 5, 6, 7, 8])], Interrupt::never()).unwrap();
+    let snapshot = fetch_into(&publisher, &[9; 8]).unwrap();
+    assert_eq!(snapshot.tensors[0].data, [1, 2, 3, 4, 5, 6, 7, 8]);
+    let error = fetch_into(&publisher, &[9; 7]).unwrap_err().to_string();
+    assert!(error.contains("7 bytes for tensor \"w\", which has 8"), "{error}");
+}
+
 fn proof(token: &[u8], role: &str, nonces: [&[u8]; 2]) -> Vec<u8> {
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(token).unwrap();
     [b"spo weights ", role.as_bytes(), nonces[0], nonces[1]].iter().for_each(|part| mac.update(part));

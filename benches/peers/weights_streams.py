@@ -2,8 +2,9 @@
 
 One sender is started as a process of its own; this process receives. Each turn makes a new connection and new memory,
 as a fetch does; the gloo group is made once, which leaves its start-up out. New memory costs as much as sockets where
-pages are dear, so bare TCP and gloo take a second turn each into memory that they have written to before: compare
-like with like. (numpy asks for huge pages for new memory, as a fetch does; so gloo's new memory comes from numpy too.)
+pages are dear, so each takes a second turn into memory that was written to before (a fetch, into that of an earlier
+version): compare like with like. (numpy asks for huge pages for new memory, as a fetch does; so gloo's new memory comes
+from numpy too.)
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from spo.weights import WeightPublisher, WeightShard, WeightSubscriber
+from spo.weights import Snapshot, WeightPublisher, WeightShard, WeightSubscriber
 
 TOKEN = b"benchmark"
 SHARDS = 32
@@ -35,6 +36,7 @@ USED = ", memory used before"
 WAYS = (
     "spo over TCP", "bare TCP", "gloo broadcast", f"bare TCP{USED}", f"gloo broadcast{USED}",
     "spo over UNIX socket", "bare UNIX socket", f"bare UNIX socket{USED}",
+    f"spo over TCP{USED}", f"spo over UNIX socket{USED}",
 )  # fmt: skip
 
 
@@ -49,45 +51,59 @@ def measure_streams(data: NDArray[np.uint16], rounds: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder, sender(data, Path(folder)) as pipe:
         dist.init_process_group("gloo", init_method=f"file://{folder}/gloo", rank=0, world_size=2)
         used = np.zeros_like(data)
+        before = Snapshot(0, {shard.name: np.zeros_like(shard.data) for shard in shards(data)})
         seconds: dict[str, list[float]] = {}
         for round_number in range(rounds + 1):
-            for name in WAYS:
-                taken = receive(name, pipe, data, used, round_number)
+            for index, name in enumerate(WAYS):
+                number = round_number * len(WAYS) + index
+                if name.startswith("spo"):
+                    into = before if name.endswith(USED) else None
+                    taken, snapshot = fetch(name, pipe, data, into, number)
+                    before = snapshot if into is not None else before
+                else:
+                    taken = receive(name, pipe, data, used, number)
                 if round_number:  # the first warms all up
                     seconds.setdefault(name, []).append(taken)
         dist.destroy_process_group()
         pipe.send("end")
     taken = {name: median(values) for name, values in seconds.items()}
     results: dict[str, object] = {f"{name}, GB/s": data.nbytes / value / 1e9 for name, value in taken.items()}
-    results["spo over TCP, of a bare TCP copy's speed"] = taken["bare TCP"] / taken["spo over TCP"]
-    results["spo over TCP, times a gloo broadcast"] = taken["gloo broadcast"] / taken["spo over TCP"]
-    results["spo over TCP, times a gloo broadcast into memory used before"] = (
-        taken[f"gloo broadcast{USED}"] / taken["spo over TCP"]
-    )
-    results["spo over UNIX socket, times a gloo broadcast"] = taken["gloo broadcast"] / taken["spo over UNIX socket"]
-    results["spo over UNIX socket, times over TCP"] = taken["spo over TCP"] / taken["spo over UNIX socket"]
-    results["spo over UNIX socket, of a bare copy's speed"] = taken["bare UNIX socket"] / taken["spo over UNIX socket"]
+    for ours, theirs in (
+        ("spo over TCP", "bare TCP"), ("spo over UNIX socket", "bare UNIX socket"), ("spo over TCP", "gloo broadcast"),
+        ("spo over UNIX socket", "gloo broadcast"), ("spo over UNIX socket", "spo over TCP"),
+    ):  # fmt: skip
+        for memory in ("", USED):
+            results[f"{ours}, times {theirs}{memory}"] = taken[f"{theirs}{memory}"] / taken[f"{ours}{memory}"]
     return results
 
 
-def receive(name: str, pipe: Connection, data: NDArray[np.uint16], used: NDArray[np.uint16], number: int) -> float:
-    """One turn."""
+def fetch(
+    name: str, pipe: Connection, data: NDArray[np.uint16], into: Snapshot | None, number: int
+) -> tuple[float, Snapshot]:
+    """One turn of ours."""
     pipe.send((name, number))
     address = pipe.recv()
     started = time.monotonic()
-    if name.startswith("spo"):
-        subscriber = WeightSubscriber([address], token=TOKEN, timeout_s=TIMEOUT_S, local=False)
-        received = subscriber.fetch(number)
-        taken = time.monotonic() - started
-        assert received.num_bytes == data.nbytes
+    subscriber = WeightSubscriber([address], token=TOKEN, timeout_s=TIMEOUT_S, local=False)
+    snapshot = subscriber.fetch(number, into=into)
+    taken = time.monotonic() - started
+    assert snapshot.num_bytes == data.nbytes
+    pipe.recv()
+    return taken, snapshot
+
+
+def receive(name: str, pipe: Connection, data: NDArray[np.uint16], used: NDArray[np.uint16], number: int) -> float:
+    """One turn of another way."""
+    pipe.send((name, number))
+    address = pipe.recv()
+    started = time.monotonic()
+    memory = used if name.endswith(USED) else np.empty_like(data)
+    if name.startswith("bare"):
+        receive_all(address, memory)
     else:
-        memory = used if name.endswith(USED) else np.empty_like(data)
-        if name.startswith("bare"):
-            receive_all(address, memory)
-        else:
-            dist.broadcast(torch.from_numpy(memory.view(np.uint8)), src=1)
-        taken = time.monotonic() - started
-        assert np.array_equal(memory, data)
+        dist.broadcast(torch.from_numpy(memory.view(np.uint8)), src=1)
+    taken = time.monotonic() - started
+    assert np.array_equal(memory, data)
     pipe.recv()
     return taken
 

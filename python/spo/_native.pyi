@@ -301,7 +301,8 @@ class WeightSubscriber:
         version: int,
         timeout_s: float | None = None,
         base: tuple[int, list[tuple[str, _WeightArray]]] | None = None,
-    ) -> list[tuple[str, list[int], _WeightArray]]: ...
+        spare: list[tuple[str, _WeightArray]] = ...,
+    ) -> list[tuple[str, list[int], _WeightArray | None]]: ...
 
 def chunk_hashes(data: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint64]: ...
 def encode_patch(

@@ -1,5 +1,6 @@
 //! Bindings of `spo_core::weights`.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
@@ -91,7 +92,40 @@ impl WeightPublisher {
 struct WeightSubscriber(weights::WeightSubscriber);
 
 type BaseTuple<'py> = (u64, Vec<(String, Elements<'py>)>);
-type TensorTuple = (String, Vec<u64>, Py<PyAny>);
+type SpareTuple<'py> = (String, Spare<'py>);
+/// Name, shape, and the elements; none where they are in what was given.
+type TensorTuple = (String, Vec<u64>, Option<Py<PyAny>>);
+
+/// An array that a tensor may be received into.
+#[derive(FromPyObject)]
+enum Spare<'py> {
+    Patterns(PyReadwriteArray1<'py, u16>),
+    Floats(PyReadwriteArray1<'py, f32>),
+}
+
+impl Spare<'_> {
+    fn memory(&mut self) -> Result<(DType, &mut [u8]), numpy::AsSliceError> {
+        Ok(match self {
+            Spare::Patterns(array) => (DType::BFloat16, bytemuck::cast_slice_mut(array.as_slice_mut()?)),
+            Spare::Floats(array) => (DType::Float32, bytemuck::cast_slice_mut(array.as_slice_mut()?)),
+        })
+    }
+}
+
+/// Where a tensor is received.
+enum Memory<'a> {
+    Given(&'a mut [u8]),
+    New(TensorData),
+}
+
+impl AsMut<[u8]> for Memory<'_> {
+    fn as_mut(&mut self) -> &mut [u8] {
+        match self {
+            Memory::Given(bytes) => bytes,
+            Memory::New(data) => data.as_mut(),
+        }
+    }
+}
 
 #[pymethods]
 impl WeightSubscriber {
@@ -101,18 +135,36 @@ impl WeightSubscriber {
         Ok(WeightSubscriber(if local { subscriber } else { subscriber.as_given() }))
     }
 
-    #[pyo3(signature = (version, timeout_s=None, base=None))]
+    #[pyo3(signature = (version, timeout_s=None, base=None, spare=Vec::new()))]
     fn fetch(
         &self,
         py: Python<'_>,
         version: u64,
         timeout_s: Option<f64>,
         base: Option<BaseTuple<'_>>,
+        mut spare: Vec<SpareTuple<'_>>,
     ) -> PyResult<Vec<TensorTuple>> {
         let timeout = timeout_s.map(seconds).transpose()?;
         let base = base.as_ref().map(to_base).transpose()?;
-        let snapshot = without_gil(py, |interrupt| self.0.fetch(version, base.as_ref(), timeout, interrupt))?;
-        Ok(snapshot.tensors.into_iter().map(|tensor| (tensor.name, tensor.shape, to_numpy(py, tensor.data))).collect())
+        let mut given = HashMap::new();
+        for (name, array) in &mut spare {
+            let refused = |_| PyValueError::new_err(format!("spare tensor {name:?} must be contiguous"));
+            given.insert(name.as_str(), array.memory().map_err(refused)?);
+        }
+        let snapshot = without_gil(py, |interrupt| {
+            self.0.fetch_into(version, base.as_ref(), timeout, interrupt, |name, dtype, elements| {
+                let fits = |(of, memory): &(DType, &mut [u8])| *of == dtype && memory.len() == elements * dtype.size();
+                match given.remove(name).filter(fits) {
+                    Some((_, memory)) => Ok(Memory::Given(memory)),
+                    None => TensorData::zeroed(dtype, elements, name).map(Memory::New),
+                }
+            })
+        })?;
+        let row = |tensor: weights::Tensor<Memory<'_>>| match tensor.data {
+            Memory::Given(_) => (tensor.name, tensor.shape, None),
+            Memory::New(data) => (tensor.name, tensor.shape, Some(to_numpy(py, data))),
+        };
+        Ok(snapshot.tensors.into_iter().map(row).collect())
     }
 }
 

@@ -10,13 +10,13 @@ use crate::{Error, Result};
 /// Most bytes of a version that a subscriber makes room for.
 const MAX_VERSION_BYTES: u64 = 4 << 40;
 
-/// One whole, verified policy version.
+/// One whole, verified policy version, in memory of this kind.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Snapshot {
+pub struct Snapshot<M = TensorData> {
     /// The policy version.
     pub version: u64,
     /// The full tensors, in the order in which the ranks name them.
-    pub tensors: Vec<Tensor>,
+    pub tensors: Vec<Tensor<M>>,
 }
 
 /// A version that a subscriber holds already, to be patched instead of fetched again.
@@ -104,22 +104,29 @@ impl Layout {
         Ok(Layout { plans, shards_per_rank: manifests.iter().map(|manifest| manifest.shards.len()).collect() })
     }
 
-    /// Memory for every tensor.
-    pub(super) fn allocate(&self) -> Result<Vec<Tensor>> {
+    /// Every tensor, in what `memory` gives for its name, dtype and elements.
+    pub(super) fn allocate<M: AsMut<[u8]>>(
+        &self,
+        memory: &mut impl FnMut(&str, DType, usize) -> Result<M>,
+    ) -> Result<Vec<Tensor<M>>> {
         let tensor = |plan: &Plan| {
             let elements = plan.pieces.iter().map(|piece| piece.count as usize).sum();
-            let data = TensorData::zeroed(plan.dtype, elements, &plan.name)?;
+            let mut data = memory(&plan.name, plan.dtype, elements)?;
+            let (needed, given) = (elements * plan.dtype.size(), data.as_mut().len());
+            if given != needed {
+                return Err(Error::invalid(format!("{given} bytes for tensor {:?}, which has {needed}", plan.name)));
+            }
             Ok(Tensor { name: plan.name.clone(), shape: plan.shape.clone(), data })
         };
         self.plans.iter().map(tensor).collect()
     }
 
     /// Cuts the tensors' memory into each rank's shards, in the order of its manifest.
-    pub(super) fn split<'t>(&self, tensors: &'t mut [Tensor]) -> Vec<Vec<&'t mut [u8]>> {
+    pub(super) fn split<'t, M: AsMut<[u8]>>(&self, tensors: &'t mut [Tensor<M>]) -> Vec<Vec<&'t mut [u8]>> {
         let empty = |&shards: &usize| (0..shards).map(|_| <&mut [u8]>::default()).collect();
         let mut parts: Vec<Vec<&mut [u8]>> = self.shards_per_rank.iter().map(empty).collect();
         for (plan, tensor) in self.plans.iter().zip(tensors) {
-            let mut rest = tensor.data.as_bytes_mut();
+            let mut rest = tensor.data.as_mut();
             for piece in &plan.pieces {
                 let (part, after) = rest.split_at_mut(piece.count as usize * plan.dtype.size());
                 parts[piece.rank][piece.shard] = part;

@@ -10,6 +10,7 @@ use super::fetch::RankFetch;
 use super::link::pause;
 use super::manifest::MAX_WORLD_SIZE;
 use super::snapshot::{Base, Layout, Snapshot};
+use super::tensor::{DType, TensorData};
 use crate::{Error, Interrupt, Result};
 
 /// Longest timeout of a fetch.
@@ -57,6 +58,20 @@ impl WeightSubscriber {
         timeout: Option<Duration>,
         interrupt: Interrupt<'_>,
     ) -> Result<Snapshot> {
+        let zeroed = |name: &str, dtype, elements| TensorData::zeroed(dtype, elements, name);
+        self.fetch_into(version, base, timeout, interrupt, zeroed)
+    }
+
+    /// The same, into memory of the caller's: `memory` gives each tensor's, of just its bytes, for its name, dtype and
+    /// elements; of all tensors anew where the fetch starts over. What it holds after an error is undefined.
+    pub fn fetch_into<M: AsMut<[u8]>>(
+        &self,
+        version: u64,
+        base: Option<&Base<'_>>,
+        timeout: Option<Duration>,
+        interrupt: Interrupt<'_>,
+        mut memory: impl FnMut(&str, DType, usize) -> Result<M>,
+    ) -> Result<Snapshot<M>> {
         let timeout = timeout.unwrap_or(self.timeout);
         check_timeout(timeout)?;
         let deadline = Instant::now() + timeout;
@@ -64,7 +79,7 @@ impl WeightSubscriber {
             let stop = AtomicBool::new(false);
             let (token, local) = (&self.token[..], self.local);
             let fetch = Fetch { token, local, version, base, timeout, deadline, stop: &stop };
-            match self.fetch_once(&fetch, interrupt) {
+            match self.fetch_once(&fetch, interrupt, &mut memory) {
                 Ok(snapshot) => return Ok(snapshot),
                 Err(Failure::Error(error)) => return Err(error),
                 Err(Failure::Stopped) => return Err(Error::Interrupted),
@@ -76,12 +91,17 @@ impl WeightSubscriber {
         }
     }
 
-    fn fetch_once(&self, fetch: &Fetch<'_>, interrupt: Interrupt<'_>) -> Result<Snapshot, Failure> {
+    fn fetch_once<M: AsMut<[u8]>>(
+        &self,
+        fetch: &Fetch<'_>,
+        interrupt: Interrupt<'_>,
+        memory: &mut impl FnMut(&str, DType, usize) -> Result<M>,
+    ) -> Result<Snapshot<M>, Failure> {
         let addresses = self.addresses.iter().collect();
         let ranks = on_threads(addresses, fetch.stop, interrupt, |address| RankFetch::open(fetch, address))?;
         let manifests: Vec<_> = ranks.iter().map(|rank| &rank.manifest).collect();
         let layout = Layout::new(&manifests).map_err(Failure::Error)?;
-        let mut tensors = layout.allocate().map_err(Failure::Error)?;
+        let mut tensors = layout.allocate(memory).map_err(Failure::Error)?;
         let parts = ranks.into_iter().zip(layout.split(&mut tensors)).collect();
         let ranks = on_threads(parts, fetch.stop, interrupt, |(rank, shards)| rank.receive(shards))?;
         on_threads(ranks, fetch.stop, interrupt, RankFetch::confirm)?;

@@ -72,7 +72,7 @@ pub enum TensorData {
 
 impl TensorData {
     /// Zeroed memory for `elements` elements; an error where the system has not so much.
-    pub(super) fn zeroed(dtype: DType, elements: usize, name: &str) -> Result<Self> {
+    pub fn zeroed(dtype: DType, elements: usize, name: &str) -> Result<Self> {
         // Pages that are zero anyway cost nothing until they are written; so they can still be asked to be huge.
         fn zeroed<T: bytemuck::Zeroable>(elements: usize) -> Result<Vec<T>, ()> {
             let mut memory = bytemuck::try_zeroed_vec(elements)?;
@@ -93,8 +93,10 @@ impl TensorData {
             TensorData::Float32(data) => bytemuck::cast_slice(data),
         }
     }
+}
 
-    pub(super) fn as_bytes_mut(&mut self) -> &mut [u8] {
+impl AsMut<[u8]> for TensorData {
+    fn as_mut(&mut self) -> &mut [u8] {
         match self {
             TensorData::BFloat16(data) => bytemuck::cast_slice_mut(data),
             TensorData::Float32(data) => bytemuck::cast_slice_mut(data),
@@ -102,13 +104,13 @@ impl TensorData {
     }
 }
 
-/// A full tensor.
+/// A full tensor, in memory of this kind.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
+pub struct Tensor<M = TensorData> {
     /// Its name.
     pub name: String,
     /// Its shape.
     pub shape: Vec<u64>,
     /// Its elements, flattened in row-major order.
-    pub data: TensorData,
+    pub data: M,
 }

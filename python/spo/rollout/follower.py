@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 class Subscriber(Protocol):
     """What following needs of `spo.weights.WeightSubscriber`."""
 
-    def fetch(self, version: int, *, base: Any = None) -> Snapshot:
-        """A whole, verified version, sent as changes to `base` where the publishers still keep that; blocks."""
+    def fetch(self, version: int, *, base: Any = None, into: Any = None) -> Snapshot:
+        """A whole, verified version, in the memory of `into`, sent as changes to `base` where publishers keep that."""
 
 
 class Follower:
@@ -47,6 +47,8 @@ class Follower:
         self._make_subscriber = make_subscriber
         self._newest: NewVersion | None = None
         self._held: Snapshot | None = None
+        self._spare: Snapshot | None = None
+        """The one held before; its memory takes the next."""
         self._changed = trio.Condition()
         self._offered = trio.Event()
 
@@ -108,11 +110,12 @@ class Follower:
     async def _bring(self, newest: NewVersion) -> None:
         subscriber = self._make_subscriber(newest.publishers)
         start = trio.current_time()
-        fetch = partial(subscriber.fetch, newest.version, base=self._held)
+        spare, self._spare = self._spare, None
+        fetch = partial(subscriber.fetch, newest.version, base=self._held, into=spare)
         snapshot = await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
         fetched = trio.current_time()
         await self._engine.update_weights(snapshot)
-        self._held = snapshot
+        self._held, self._spare = snapshot, self._held
         async with self._changed:
             self._changed.notify_all()
         _log.info(
