@@ -138,10 +138,16 @@ def test_a_version_is_received_into_the_memory_of_one_that_is_needed_no_longer(p
 
 @pytest.mark.parametrize(
     ("name", "array"),
-    [("v", np.full(4, 9, np.uint16)), ("w", np.full(5, 9, np.uint16)), ("w", np.full(2, 9, np.float32))],
-    ids=["name", "size", "type"],
+    [
+        ("v", np.full(4, 9, np.uint16)),
+        ("w", np.full(5, 9, np.uint16)),
+        ("w", np.full(4, 9, np.float32)),
+        ("w", np.full(8, 9, np.uint8)),
+        ("w", np.broadcast_to(np.uint16(9), 4)),
+    ],
+    ids=["name", "size", "type", "unknown type", "read-only"],
 )
-def test_memory_of_another_name_size_or_type_is_left_alone(publisher, name, array):
+def test_memory_that_does_not_fit_is_left_alone(publisher, name, array):
     publisher.publish(1, [shard("w", np.arange(4, dtype=np.uint16))])
     fetched = subscriber(publisher).fetch(1, into=Snapshot(0, {name: array}))
     np.testing.assert_array_equal(fetched["w"], np.arange(4, dtype=np.uint16))

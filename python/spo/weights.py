@@ -243,10 +243,10 @@ class WeightSubscriber:
             base: A version that the caller holds. Publishers that still keep it, or the patches that lead on from it,
                 send only what has changed since; the others, or all if `base` is not what was published, send the
                 whole. It is not changed.
-            into: A version that the caller needs no longer. It is empty from now on, and its arrays, where one has the
-                name, type and size of a tensor, become those of the version that is returned: memory that is there
-                takes a third less time than memory that the system has to make. They are written to meanwhile, also
-                when the fetch fails, so nobody else may use them.
+            into: A version that the caller needs no longer. It is empty from now on, and its arrays, where one may be
+                written to and has the name, type and size of a tensor, become those of the version that is returned:
+                memory that is there takes a third less time than memory that the system has to make. They are written
+                to meanwhile, also when the fetch fails, so nobody else may use them.
 
         Raises:
             ValueError: `into` shares memory with `base`.
@@ -259,7 +259,8 @@ class WeightSubscriber:
                 if np.may_share_memory(into[name], base[name]):
                     raise ValueError(f"into shares memory with base: {name!r}; changes are made from that")
         held = None if base is None else (base.version, [(name, base[name].reshape(-1)) for name in base])
-        spare = {} if into is None else {name: array.reshape(-1) for name, array in into.take().items()}
+        given = {} if into is None else into.take()
+        spare = {name: array.reshape(-1) for name, array in given.items() if _takes_tensors(array)}
         rows = self._native.fetch(version, timeout_s, held, list(spare.items()))
         flat = ((name, shape, spare[name] if array is None else array) for name, shape, array in rows)
         return Snapshot(version, {name: array.reshape(shape) for name, shape, array in flat})
@@ -316,6 +317,11 @@ def apply_patch(target: Patterns, patch: bytes, hashes: npt.NDArray[np.uint64] |
     if not patterns.flags.writeable:
         raise ValueError("target may not be written to")
     return _native.apply_patch(patterns, patch, hashes)
+
+
+def _takes_tensors(array: npt.NDArray[Any]) -> bool:
+    """Whether a tensor may be received into an array."""
+    return array.flags.writeable and array.dtype in (np.uint16, np.float32)
 
 
 def _patterns(data: Patterns, name: str) -> npt.NDArray[np.uint16]:
