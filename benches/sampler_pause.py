@@ -65,7 +65,7 @@ def main() -> None:
             staged, during, staging_s = stage(sampler, snapshot)
             started = time.monotonic()
             sampler.switch(staged)
-            if number:  # the first changes all
+            if number:  # the first changes more
                 pauses.append(time.monotonic() - started)
                 staging.append(staging_s)
                 beside += during

@@ -20,6 +20,7 @@ MODES = {
     "groups": ["batch.group_size=2", "sampling.samples_per_problem=4"],
     "uniform": ["replay.order=uniform"],
     "recent": ["replay.order=recent", "replay.half_life=2"],
+    "least stale": ["replay.max_staleness=1", "weights.model_update_interval=2"],
     "on-policy": ["replay.max_staleness=0", "weights.model_update_interval=1"],
 }
 LINE = tuple[dict[str, Any], list[Trajectory]]

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 import trio
 from engine_oracle import make_requests
 from test_vllm import END, check_drawn_from, make_config, make_model
+from test_vllm import pytestmark as pytestmark
 from transformers import LlamaForCausalLM
 
 from spo.rollout.follower import Follower
@@ -18,15 +18,6 @@ from spo.rollout.threaded import ThreadedEngine
 from spo.rollout.vllm_loading import load_sampler
 from spo.types import NewVersion
 from spo.weights import Snapshot, WeightPublisher, WeightShard, WeightSubscriber
-
-pytestmark = [
-    pytest.mark.vllm,
-    # vLLM's own, and its libraries'.
-    *(
-        pytest.mark.filterwarnings(f"ignore::{kind}")
-        for kind in ("FutureWarning", "DeprecationWarning", "UserWarning", "ResourceWarning")
-    ),
-]
 
 TOKEN = b"the run's token"
 

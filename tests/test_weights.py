@@ -141,7 +141,7 @@ def test_a_version_is_received_into_the_memory_of_one_that_is_needed_no_longer(p
     [
         ("v", np.full(4, 9, np.uint16)),
         ("w", np.full(5, 9, np.uint16)),
-        ("w", np.full(4, 9, np.float32)),
+        ("w", np.full(2, 9, np.float32)),
         ("w", np.full(8, 9, np.uint8)),
         ("w", np.broadcast_to(np.uint16(9), 4)),
     ],

@@ -15,11 +15,13 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from spo.weights import Snapshot, WeightPublisher, WeightShard, WeightSubscriber
+
+Received = TypeVar("Received")
 
 TOKEN = b"benchmark"
 SHARDS = 32
@@ -56,12 +60,14 @@ def measure_streams(data: NDArray[np.uint16], rounds: int) -> dict[str, object]:
         for round_number in range(rounds + 1):
             for index, name in enumerate(WAYS):
                 number = round_number * len(WAYS) + index
+                again = name.endswith(USED)
                 if name.startswith("spo"):
-                    into = before if name.endswith(USED) else None
-                    taken, snapshot = fetch(name, pipe, data, into, number)
-                    before = snapshot if into is not None else before
+                    taken, snapshot = turn(name, pipe, number, partial(fetch, number, before if again else None))
+                    assert snapshot.num_bytes == data.nbytes
+                    before = snapshot if again else before
                 else:
-                    taken = receive(name, pipe, data, used, number)
+                    taken, memory = turn(name, pipe, number, partial(receive, name, data, used if again else None))
+                    assert np.array_equal(memory, data)
                 if round_number:  # the first warms all up
                     seconds.setdefault(name, []).append(taken)
         dist.destroy_process_group()
@@ -77,35 +83,33 @@ def measure_streams(data: NDArray[np.uint16], rounds: int) -> dict[str, object]:
     return results
 
 
-def fetch(
-    name: str, pipe: Connection, data: NDArray[np.uint16], into: Snapshot | None, number: int
-) -> tuple[float, Snapshot]:
-    """One turn of ours."""
+def turn(name: str, pipe: Connection, number: int, receive: Callable[[Any], Received]) -> tuple[float, Received]:
+    """One turn: its seconds, and what `receive` makes of the sender's address."""
     pipe.send((name, number))
     address = pipe.recv()
     started = time.monotonic()
-    subscriber = WeightSubscriber([address], token=TOKEN, timeout_s=TIMEOUT_S, local=False)
-    snapshot = subscriber.fetch(number, into=into)
+    received = receive(address)
     taken = time.monotonic() - started
-    assert snapshot.num_bytes == data.nbytes
     pipe.recv()
-    return taken, snapshot
+    return taken, received
 
 
-def receive(name: str, pipe: Connection, data: NDArray[np.uint16], used: NDArray[np.uint16], number: int) -> float:
-    """One turn of another way."""
-    pipe.send((name, number))
-    address = pipe.recv()
-    started = time.monotonic()
-    memory = used if name.endswith(USED) else np.empty_like(data)
+def fetch(number: int, into: Snapshot | None, address: str) -> Snapshot:
+    """Our way."""
+    subscriber = WeightSubscriber([address], token=TOKEN, timeout_s=TIMEOUT_S, local=False)
+    return subscriber.fetch(number, into=into)
+
+
+def receive(
+    name: str, data: NDArray[np.uint16], used: NDArray[np.uint16] | None, address: str | tuple[str, int]
+) -> NDArray[np.uint16]:
+    """The other ways."""
+    memory = np.empty_like(data) if used is None else used
     if name.startswith("bare"):
         receive_all(address, memory)
     else:
         dist.broadcast(torch.from_numpy(memory.view(np.uint8)), src=1)
-    taken = time.monotonic() - started
-    assert np.array_equal(memory, data)
-    pipe.recv()
-    return taken
+    return memory
 
 
 def receive_all(address: str | tuple[str, int], memory: NDArray[np.uint16]) -> None:

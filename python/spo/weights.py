@@ -183,11 +183,6 @@ class Snapshot(Mapping[str, npt.NDArray[Any]]):
         """The full tensor of this name; KeyError if there is none."""
         return self._tensors[name]
 
-    def take(self) -> dict[str, npt.NDArray[Any]]:
-        """Hands its arrays over and is empty from then on."""
-        taken, self._tensors = self._tensors, {}
-        return taken
-
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         return self._tensors[name]
 
@@ -259,8 +254,10 @@ class WeightSubscriber:
                 if np.may_share_memory(into[name], base[name]):
                     raise ValueError(f"into shares memory with base: {name!r}; changes are made from that")
         held = None if base is None else (base.version, [(name, base[name].reshape(-1)) for name in base])
-        given = {} if into is None else into.take()
-        spare = {name: array.reshape(-1) for name, array in given.items() if _takes_tensors(array)}
+        spare = {}
+        if into is not None:
+            spare = {name: array.reshape(-1) for name, array in into.items() if _takes_tensors(array)}
+            into._tensors = {}
         rows = self._native.fetch(version, timeout_s, held, list(spare.items()))
         flat = ((name, shape, spare[name] if array is None else array) for name, shape, array in rows)
         return Snapshot(version, {name: array.reshape(shape) for name, shape, array in flat})
